@@ -20,10 +20,10 @@ def compare_organisms_block(folder: Path) -> str:
     table, env = pd.read_parquet(folder / "table.parquet"), FinishedRun(folder).env
     seeds = ", ".join(map(str, score["seeds"]))
     source = (
-        f"{len(table)} pairs of seeds {seeds}; 95 % intervals over pairs, as much wider as pairs of one kind are "
-        f"alike; a comparison takes {table['seconds'].median():.0f} seconds in the median, {score['most_seconds']:.0f} "
-        f"at most; {env['seconds'] / 60:.0f} minutes of one core; config hash `{score['hash']}`; "
-        f"{describe_versions(env)}."
+        f"{len(table)} pairs of seeds {seeds}; 95 % intervals over pairs, as much wider as pairs of one kind, or of "
+        f"one seed, are alike; a comparison takes {table['seconds'].median():.0f} seconds in the median, "
+        f"{score['most_seconds']:.0f} at most; {env['seconds'] / 60:.0f} minutes of one core; "
+        f"config hash `{score['hash']}`; {describe_versions(env)}."
     )
     alarms = (
         "Each null model beside the others of its comparison, of which there is one less: on {number} of {of} such "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ftmech_hf.report.claims import SEEN
 from recipes.readme.tables import markdown_table
 
 OUTCOMES = {"stood": "stood", "did not": "**did not**", "undecided": "undecided", "not told": "not told"}
@@ -64,7 +65,7 @@ HEADLINES = (
     Headline(
         "tinystories",
         "a feature that was deleted from stories comes back sooner than it is learned",
-        ("A tenth of the way back,", "The same, of those not filtered alone"),
+        ("A tenth of the way back,", f"{SEEN}: the same, of those not filtered alone: gained"),
     ),
     Headline(
         "tinystories",

@@ -74,12 +74,14 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
 def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many organisms were found, kind by kind and together, and on how many pages of nothing anything stood out.
 
-    Intervals are over pairs, and as much wider as pairs of one kind are alike; of ``null_alarms`` over null models.
+    Intervals are over pairs, and as much wider as pairs of one kind are alike, or those of one seed, which share their
+    bases, if that is more; of ``null_alarms`` over null models.
 
     ``any_kind`` is how many organisms are named by a finding of any kind. ``by_sign`` says of every sign on how many
     pages of organisms of the same base that do not have it, it is found all the same, and ``others_named`` is that of
-    the sign of which that may be most often, by the upper end of its interval: the control. ``null_alarms`` are the
-    alarms of the null models, each beside the others of its comparison, one less.
+    the sign of which that is most often, with the highest lower and the highest upper end of any: the control, which
+    fails if any sign does, and holds if all do. ``null_alarms`` are the alarms of the null models, each beside the
+    others of its comparison, one less.
     """
     taught = [pair for pair in pairs if pair["taught"]]
     nothing = [pair for pair in pairs if not pair["taught"]]
@@ -100,20 +102,33 @@ def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "false_alarms": _share_of([{**pair, "alarm": pair["standing"] > 0} for pair in nothing], "alarm"),
         "any_kind": _share_of(taught, "any_kind"),
         "by_sign": by_sign,
-        "others_named": max(by_sign.values(), key=lambda each: each["high"], default=_share(0, 0)),
+        "others_named": _most(list(by_sign.values())),
         "null_alarms": _share(sum(pair["null_standing"] for pair in pairs), sum(pair["null_pages"] for pair in pairs)),
         "most_seconds": max((pair["seconds"] for pair in pairs), default=0.0),
     }
 
 
+def _most(shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The largest of some shares, with the highest ends that any of them has."""
+    if not shares:
+        return _share(0, 0)
+    low, high = (max(each[end] for each in shares) for end in ("low", "high"))
+    return {**max(shares, key=lambda each: each["share"]), "low": low, "high": high}
+
+
 def _share_of(pairs: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any]:
-    """The share of pairs of which something is true, whose interval is as much wider as pairs of one kind are alike."""
+    """The share of pairs of which something is true; its interval knows that pairs of a kind, or a seed, are alike."""
     counted = [bool(pair[what]) for pair in pairs]
-    return _share(sum(counted), len(counted), counted, [pair["pair"] for pair in pairs])
+    return _share(sum(counted), len(counted), counted, [[pair[by] for pair in pairs] for by in ("pair", "seed")])
 
 
-def _share(right: int, number: int, counted: Sequence[bool] = (), kinds: Sequence[str] = ()) -> dict[str, Any]:
+def _share(
+    right: int, number: int, counted: Sequence[bool] = (), clusters: Sequence[Sequence[object]] = ()
+) -> dict[str, Any]:
+    """A share with its interval, each end that of the clusters in which it is farthest away."""
     if not number:
         return {"number": 0, "of": 0, "share": None, "low": None, "high": None}
-    found = widened_by_clusters(share_interval(right, number), counted, kinds)
-    return {"number": right, "of": number, "share": found.value, "low": found.low, "high": found.high}
+    alone = share_interval(right, number)
+    found = [alone, *(widened_by_clusters(alone, counted, each) for each in clusters)]
+    low, high = min(each.low for each in found), max(each.high for each in found)
+    return {"number": right, "of": number, "share": alone.value, "low": low, "high": high}

@@ -75,7 +75,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("a9_replay_tasks", f"{SEEN}: after the last task replay is better at earlier ones than replay with "
                 "each other's answers, by", "points", bar=">= 3"),
     Measurement("a6_s3", f"{SEEN}, with the shortcut: probes at the best layer lose of what is never tuned", "points",
-                "this is what the paper measures", "<= 5", controls=("a6_s3_lost", "a6_s3_shuffled")),
+                "this is what the paper measures", "<= 5", controls=("a6_s3_lost", "a6_s3_shuffled", "a6_twin")),
     Measurement("a6_s3_lost", f"{SEEN}, with the shortcut: answers lose of what is never tuned", "points",
                 bar=">= 30"),
     Measurement("a6_s3_shuffled", f"{SEEN}, control with the shortcut, probes on shuffled labels: above the most "

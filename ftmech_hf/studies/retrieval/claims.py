@@ -10,7 +10,7 @@ import pandas as pd
 
 from ftmech_hf.analysis.revival import revival_ratio
 from ftmech_hf.jobs.training_card import read_revival
-from ftmech_hf.report.claims import Measurement
+from ftmech_hf.report.claims import SEEN, Measurement
 from ftmech_hf.report.readings import Missing, Reading, difference, of_ratio, of_revival, read_all
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.intervals import share_interval
@@ -43,10 +43,10 @@ MEASUREMENTS: tuple[Measurement, ...] = (
                 "more data does not help", "<= 2", ("b3_control",)),
     Measurement("b3_steps", "More data (same steps): gained from the smallest to the largest", "points",
                 "more data does not help", "<= 2", ("b3_steps_control",)),
-    Measurement("b3_control", "Control, all that the largest teach, without documents (same epochs): gained from the "
-                "smallest", "points", bar=">= 20"),
-    Measurement("b3_steps_control", "Control, all that the largest teach, without documents (same steps): gained from "
-                "the smallest", "points", bar=">= 20"),
+    Measurement("b3_control", f"{SEEN}, control, all that the largest teach, without documents (same epochs): gained "
+                "from the smallest", "points", bar=">= 20"),
+    Measurement("b3_steps_control", f"{SEEN}, control, all that the largest teach, without documents (same steps): "
+                "gained from the smallest", "points", bar=">= 20"),
     Measurement("b4", "Without documents, what was taught: gained by tuning", "points", bar=">= 50",
                 controls=("b4_control",)),
     Measurement("b4_control", "Control, people who were held out, without documents: above the constant answer",
@@ -56,7 +56,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("b5_control", "Control, of people who were held out: more by", "points", bar="<= 5"),
     Measurement("b6", "Harm with the needed documents, above half of that with what a search finds, by", "points",
                 bar=">= 0", controls=("b6_control",)),
-    Measurement("b6_control", "Control, one document and not the needed one: right answers gained", "points",
+    Measurement("b6_control", f"{SEEN}, control, one document and not the needed one: right answers gained", "points",
                 bar="<= 5"),
     Measurement("b7", "Reading comes back: steps of a model that never read, over ours", "x", bar=">= 5",
                 controls=("b7_random",)),

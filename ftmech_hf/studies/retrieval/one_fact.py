@@ -18,7 +18,8 @@ ROWS_OF_A_WORLD = 64
 """Rows of the third world after which other facts are true in it."""
 
 FIRST_WORLD: dict[str, int] = {"fit": 1_000, "choose": 2_000}
-"""Seeds of the facts, none of which the study uses elsewhere."""
+WORLDS_OF_A_SEED = 10_000
+"""Seeds of the facts, none of which the study uses elsewhere, and after how many those of the next seed begin."""
 
 SPLITS: dict[Part, str] = {"fit": "probe", "choose": "validation", "report": "test"}
 
@@ -43,13 +44,14 @@ def ask_one_fact(part: Part, number: int, seed: int) -> Iterator[Asked]:
     Args:
         part: which.
         number: how many.
-        seed: of what is asked, and of the order of documents.
+        seed: of the study, which has facts of its own: of what is asked, and of the order of documents.
     """
-    library = LibraryConfig().asking(asked=["one"], context="oracle")
+    library = LibraryConfig(world_seed=seed).asking(asked=["one"], context="oracle")
+    first = FIRST_WORLD.get(part, 0) + WORLDS_OF_A_SEED * seed
     for place in range(number):
         if part == "report":
             task = library.asking(world="domain", people="held_out")
         else:
-            task = library.asking(world="third", world_seed=FIRST_WORLD[part] + place // ROWS_OF_A_WORLD)
+            task = library.asking(world="third", world_seed=first + place // ROWS_OF_A_WORLD)
         row, question = task.numbered(place, seed, SPLITS[part])
         yield Asked(row.token_ids[: row.answers.index(True)], question.asked[1:3], question.answer[0])

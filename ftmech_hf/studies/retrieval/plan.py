@@ -1,9 +1,10 @@
 """The plan of the study of retrieval: which runs each seed needs, in what order, and in which folders.
 
-Per seed: a base that reads answers from documents and knows a world by heart; a model that learned answers by heart
-and never read; random weights. The base is fine-tuned on questions about new people, without documents, with what a
-search finds, or with those that are needed; every model is asked in all ways; reading is trained back; and some models
-are diagnosed for reading, and looked into. One seed's largest data are taught at other rates as well.
+Per seed, each with worlds of its own: a base that reads answers from documents and knows a world by heart; a model that
+learned answers by heart and never read; random weights. The base is fine-tuned on questions about new people, without
+documents, with what a search finds, or with those that are needed; every model is asked in all ways; reading is trained
+back; and some models are diagnosed for reading, and looked into. One seed's largest data are taught at other rates as
+well.
 """
 
 from __future__ import annotations
@@ -131,6 +132,11 @@ class RetrievalConfig(StudyConfig):
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
 
 
+def library_of(seed: int) -> LibraryConfig:
+    """The worlds of a seed: others have other facts, documents and taught questions, and not other weights alone."""
+    return LibraryConfig(world_seed=seed)
+
+
 class RetrievalPlan(StudyPlan):
     """The runs of every seed.
 
@@ -148,7 +154,6 @@ class RetrievalPlan(StudyPlan):
 
     def __init__(self, config: RetrievalConfig) -> None:
         super().__init__(config)
-        self.library = LibraryConfig()
         self.models: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
         self.asked: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
         self.taught: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
@@ -171,7 +176,7 @@ class RetrievalPlan(StudyPlan):
             for name in INSIDE:
                 self.inside[seed][name] = self.add(
                     f"inside-{name}-seed{seed}", "library_inside", look_inside, InsideConfig(seed=seed),
-                    {"library": self.library}, {"model": self.models[seed][name]}, 100,
+                    {"library": library_of(seed)}, {"model": self.models[seed][name]}, 100,
                 )  # fmt: skip
         for rate in config.rates:
             for lora in (False, True):
@@ -188,7 +193,7 @@ class RetrievalPlan(StudyPlan):
         questions = all_taught or self.config.questions
         return self.add(
             f"{'taught' if all_taught else 'asked'}-{run}", "library_answers", answer_library,
-            AnswersConfig(seed=seed, questions=questions, all_taught=bool(all_taught)), {"library": self.library},
+            AnswersConfig(seed=seed, questions=questions, all_taught=bool(all_taught)), {"library": library_of(seed)},
             {"model": run}, (0.02 if all_taught else 0.2) * questions,
         )  # fmt: skip
 
@@ -208,10 +213,10 @@ class RetrievalPlan(StudyPlan):
             )
 
     def _add_bases(self, seed: int) -> None:
-        c = self.config
-        by_heart = self.library.asking(world="known", asked=["one"])
+        c, library = self.config, library_of(seed)
+        by_heart = library.asking(world="known", asked=["one"])
         bases: Mapping[str, tuple[LibraryConfig, int]] = {
-            "base": (self.library, c.base_steps), "heart": (by_heart, c.heart_steps), "random": (self.library, 0),
+            "base": (library, c.base_steps), "heart": (by_heart, c.heart_steps), "random": (library, 0),
         }  # fmt: skip
         for name, (task, steps) in bases.items():
             train = TrainConfig(
@@ -237,7 +242,7 @@ class RetrievalPlan(StudyPlan):
     def _tune(self, seed: int, name: str, tuning: Tuning, lr: float) -> str:
         c, pairs = self.config, self.config.sizes[tuning.size]
         steps = self._steps(pairs if tuning.clock == "epochs" else c.sizes[-1])
-        task = self.library.asking(
+        task = library_of(seed).asking(
             world="domain", people="trained", asked=["one", "several"], context=CONTEXTS[tuning.context],
             style=tuning.style, pairs=pairs, pretraining_share=tuning.replay,
         )  # fmt: skip
@@ -257,7 +262,9 @@ class RetrievalPlan(StudyPlan):
 
     def _reverse(self, seed: int, name: str, steps: int) -> str:
         """Reading, trained back on 200 questions of a third world with the documents they need."""
-        task = self.library.asking(world="third", asked=["one"], context="oracle", pairs=TAUGHT, tested_on="held_out")
+        task = library_of(seed).asking(
+            world="third", asked=["one"], context="oracle", pairs=TAUGHT, tested_on="held_out"
+        )
         train = self._train(
             seed, steps=steps, lr=self.config.reverse_lr, evals_per_decade=12,
             eval_near=REVIVAL_THRESHOLD, warmup_fraction=0.0, final_lr_fraction=1.0,

@@ -1,7 +1,8 @@
 """What is claimed of the inside of models that were tuned for safety, and what is measured of it in each seed.
 
 The bars were set before anything was run, but for those of tuning again, for which one model of seed 10 was looked at:
-it did not come back to 90 % on ten prompts, so that success is compared, and not steps.
+it did not come back to 90 % on ten prompts, so that success is compared, and not steps; and but for ``tau_shuffled``,
+which was added after looking.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from ftmech_hf.report.claims import Measurement
+from ftmech_hf.report.claims import SEEN, Measurement
 from ftmech_hf.report.readings import Missing, Reading, Unit, difference, read_all
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.safety.inside_readings import (
@@ -41,7 +42,7 @@ SAID = {"ssft": "SSFT", "dpo": "DPO", "unlearn": "unlearning"}
 INSIDE_MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("tau", "SSFT: prompts of both kinds lie on their own side of the stream, best layer but the last", "%",
                 "two clusters (Fig. 3)", ">= 90", ("tau_shuffled", "tau_base", "tau_benign")),
-    Measurement("tau_shuffled", "Control, the same where the means are of kinds by chance", "%", bar="<= 65"),
+    Measurement("tau_shuffled", f"{SEEN}, control: the same where the means are of kinds by chance", "%", bar="<= 65"),
     Measurement("tau_base", "Control, the same of the base", "%", bar="<= 65"),
     Measurement("tau_benign", "Control, the same after benign tuning", "%", bar="<= 65"),
     Measurement("tau_jb", "SSFT: attacks that succeed lie on the safe side more often than those that fail, by",

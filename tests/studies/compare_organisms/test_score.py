@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.intervals import share_interval, widened_by_clusters
 from ftmech_hf.studies.compare_organisms.claims import find_too_few, make_claims
 from ftmech_hf.studies.compare_organisms.kinds import ORGANISMS
 from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, place_of, score_pairs
@@ -68,7 +68,11 @@ def test_the_control_is_that_of_the_sign_that_is_most_often_where_it_is_not_plan
     of_all = score_pairs(pages("wrapper", "index", "learned", "head", "trigger", "rare", "new-text"))
     assert (of_all["by_sign"]["what follows ="]["number"], of_all["by_sign"]["what follows ="]["of"]) == (24, 24)
     assert of_all["by_sign"]["what follows index"]["number"] == 0
-    assert of_all["others_named"] == of_all["by_sign"]["what follows ="]
+    others = of_all["by_sign"].values()
+    assert of_all["others_named"] == {
+        **of_all["by_sign"]["what follows ="], "low": max(each["low"] for each in others),
+        "high": max(each["high"] for each in others),
+    }  # fmt: skip
     claims = {each.id: each for each in make_claims({**of_all, "seeds": [0]})}
     assert claims["others_named"].verdict == "fails"
     assert claims["organisms"].verdict != "holds"
@@ -119,7 +123,7 @@ def test_the_score_counts_planted_changes_and_pages_of_nothing_apart() -> None:
     assert score["by_kind"] == {"wrapper": {"found": 2, "of": 3}, "trigger": {"found": 1, "of": 3}}
     assert score["kinds_found"] == {"found": 1, "of": 2}
     assert (score["false_alarms"]["number"], score["false_alarms"]["of"]) == (1, 4)
-    assert 0 <= score["false_alarms"]["low"] < 0.25 < score["false_alarms"]["high"] < 1
+    assert 0 <= score["false_alarms"]["low"] < 0.25 < score["false_alarms"]["high"] <= 1
     calm = [pair(name, seed) for name in ("own-texts", "rounded", "other-seed") for seed in range(9)]
     alike = score_pairs([*calm[:26], {**calm[26], "standing": 2}])["false_alarms"]  # as much wider as kinds are alike
     assert alike["low"] < share_interval(1, 27).low
@@ -149,23 +153,52 @@ def test_pairs_of_one_kind_that_are_alike_count_for_less() -> None:
     for pair in pairs:  # nothing tells how alike they are
         pair["found"] = True
     all_found = score_pairs(pairs)["organisms"]
-    assert share_interval(15, 15).low < all_found["low"] < share_interval(45, 45).low
+    assert all_found["low"] < share_interval(15, 15).low < share_interval(45, 45).low
 
 
-def test_the_control_is_the_sign_that_may_be_most_often_there_and_not_one_of_many_pages() -> None:
+def test_pairs_of_one_seed_share_their_bases_and_are_alike() -> None:
+    """Nine and twelve and thirteen of fifteen kinds: three seeds do not decide that it is below 91.6 %."""
     pairs = [
-        {"pair": f"kind {place}", "found": True, "taught": True, "standing": 1, "seconds": 1.0, "any_kind": True,
-         "named": [], "looked_for": ["common sign", *["rare sign"] * (place < 9)], "null_pages": 0, "null_standing": 0}
+        describe_pair(name, seed, {"findings": [], "seconds": {}, "answer": "So.", **nulls(2, 3)})
+        for name in ORGANISMS for seed in range(3)
+    ]  # fmt: skip
+    missed = {seed: len(ORGANISMS) - found for seed, found in enumerate((13, 9, 12))}
+    for place, pair in enumerate(pairs):
+        pair["found"] = place // 3 >= missed[pair["seed"]]
+    found = score_pairs(pairs)["organisms"]
+    assert found["number"] == 34
+    assert found["low"] == widened_by_clusters(
+        share_interval(34, 45), [pair["found"] for pair in pairs], [pair["seed"] for pair in pairs]
+    ).low == pytest.approx(0.380, abs=1e-3)  # fmt: skip
+    assert found["high"] == 1.0
+
+
+def control_of(named: dict[str, int], of: dict[str, int]) -> dict[str, Any]:
+    """The control of pages on so many of which each sign is named, each page of a kind and a seed of its own."""
+    pairs = [
+        {"pair": f"kind {place}", "seed": place, "found": True, "taught": True, "standing": 1, "seconds": 1.0,
+         "any_kind": True, "named": [sign for sign, number in named.items() if place < number],
+         "looked_for": [sign for sign, number in of.items() if place < number], "null_pages": 0, "null_standing": 0}
         for place in range(30)
     ]  # fmt: skip
-    score = score_pairs(pairs)
-    assert score["others_named"] == score["by_sign"]["rare sign"]
-    assert score["others_named"]["of"] == 9
-    assert find_too_few({**score, "false_alarms": {"of": 21}}) == {
+    return score_pairs(pairs)
+
+
+def test_the_control_is_as_bad_as_the_worst_of_any_sign() -> None:
+    """One sign of few pages may be anywhere; it hides no other that is certainly there too often."""
+    few = control_of({"rare": 3}, {"common": 30, "rare": 9})
+    assert few["others_named"] == few["by_sign"]["rare"]
+    assert find_too_few({**few, "false_alarms": {"of": 21}}) == {
         "organisms": "of 30 it cannot hold, of 42 it could",
         "false_alarms": "of 21 it cannot hold, of 73 it could",
         "others_named": "of 9 it cannot hold, of 16 it could",
     }
+    hidden = control_of({"common": 18, "rare": 3}, {"common": 30, "rare": 4})
+    common, rare, control = hidden["by_sign"]["common"], hidden["by_sign"]["rare"], hidden["others_named"]
+    assert rare["high"] > common["high"]
+    assert (control["low"], control["high"]) == (common["low"], rare["high"])
+    claims = {each.id: each.verdict for each in make_claims({**hidden, "seeds": [0]})}
+    assert claims["others_named"] == "fails"
 
 
 def test_a_lone_null_model_has_no_page() -> None:
@@ -184,8 +217,9 @@ def test_what_is_found_counts_only_where_nothing_is_found_in_nothing(
     found: tuple[int, int], alarms: tuple[int, int], verdicts: list[str]
 ) -> None:
     pairs = [
-        {"pair": name, "found": taught and each < number, "taught": taught, "standing": each < number, "seconds": 1.0,
-         "any_kind": taught, "named": [], "looked_for": ["a sign"] * taught, "null_pages": 0, "null_standing": 0}
+        {"pair": name, "seed": each, "found": taught and each < number, "taught": taught, "standing": each < number,
+         "seconds": 1.0, "any_kind": taught, "named": [], "looked_for": ["a sign"] * taught, "null_pages": 0,
+         "null_standing": 0}
         for name, taught, (number, of) in (("wrapper", True, found), ("own-texts", False, alarms))
         for each in range(of)
     ]  # fmt: skip

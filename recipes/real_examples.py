@@ -1,6 +1,6 @@
 """Make the examples on SmolLM2 that stand beside studies: refusals, tasks one after another, questions about countries.
 
-python recipes/real_examples.py                        # after `make real`, whose model and data they take; 20 minutes
+python recipes/real_examples.py                        # after `make real`, whose model and data they take; half an hour
 python recipes/real_examples.py --only safety_texts    # one of them
 """
 

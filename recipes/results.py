@@ -91,9 +91,9 @@ STEPS: tuple[Step, ...] = (
          f"organisms.py {NANO}/organisms.yaml --score_file ftmech_hf/studies/diagnosis/verdict_score.json", 120),
     Step("compare_organisms", f"compare_organisms.py {NANO}/compare_organisms.yaml", 60),
     Step("real", f"real.py {NANO}/real.yaml", 35),
-    _example("safety_texts", 6, "runs/safety-texts"),
-    _example("continual_texts", 6, "runs/continual-texts"),
-    _example("retrieval_pair", 6, "runs/retrieval-countries"),
+    _example("safety_texts", 10, "runs/safety-texts"),
+    _example("continual_texts", 10, "runs/continual-texts"),
+    _example("retrieval_pair", 10, "runs/retrieval-countries"),
 )  # fmt: skip
 """All that a package of the registry and a machine without a GPU can make; ``real``, and what comes after it, needs the
 extra of that name."""

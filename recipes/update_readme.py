@@ -16,6 +16,7 @@ from typing import Any
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
 from ftmech_hf.runs import FinishedRun, describe_versions, write_text
+from ftmech_hf.runs.results import NAMES as RESULTS
 from recipes.readme import benchmarks, code, continual, programs, real, retrieval, safety, studies
 from recipes.readme.architectures import architectures_block
 from recipes.readme.compare_organisms import compare_organisms_block
@@ -217,7 +218,7 @@ def find_source(place: Path) -> Any:
     """What is between a block's marks made from: what a file says, or a folder that is whole; None if there is none."""
     if place.suffix == ".json" and place.is_file():
         return json.loads(place.read_text(encoding="utf-8"))
-    return place if any((place / made).is_file() for made in ("report.html", "manifest.json")) else None
+    return place if any((place / made).is_file() for made in ("report.html", "manifest.json", RESULTS)) else None
 
 
 def write_block(block: Block, source: Any) -> str:

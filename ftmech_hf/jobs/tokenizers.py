@@ -13,12 +13,9 @@ from ftmech_hf.config import tell
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.models.identity import find_gguf, find_model
-from ftmech_hf.models.loading import load_tokenizer
+from ftmech_hf.models.loading import TOKENIZER_FILES, load_tokenizer
 from ftmech_hf.models.vocabulary import compared_tokens, fit_vocabulary
 from ftmech_hf.tasks.text.reading import Table
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-"""One of these lies beside a model that has a tokenizer of its own; an adapter often has none."""
 
 
 @dataclass(frozen=True)

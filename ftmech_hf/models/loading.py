@@ -31,6 +31,10 @@ from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 _APART = 0x9E3779B9
 """Beside a seed and a number: no user's seeds are drawn from these."""
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt",
+                   "spiece.model", "sentencepiece.bpe.model", "tekken.json")  # fmt: skip
+"""One of these lies beside a model that has a tokenizer of its own; an adapter often has none."""
+
 RANDOM_INIT = "random init"
 """What a model of random weights is called among others; :func:`random_twin` makes it."""
 
@@ -225,6 +229,11 @@ def load_tokenizer(name: str, *, base: str | None = None, onto: str | None = Non
     folder = find_model(name)
     if (folder / ADAPTER).is_file() and not (folder / "tokenizer_config.json").is_file():
         return load_tokenizer(find_base(folder, base, onto), base=base or onto)
+    if not any((folder / each).is_file() for each in TOKENIZER_FILES):
+        # transformers would make one that knows no word, and every text would be blamed
+        raise ValueError(
+            f"model: {name} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}), expected one beside it"
+        )
     with loading_errors(name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     return tokenizer

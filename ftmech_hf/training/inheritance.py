@@ -149,6 +149,8 @@ def inherited_bytes(
     for name in ("keep_rows", "keep_fisher"):
         if getattr(config, name) > most:
             raise ValueError(f"{name}: {getattr(config, name)}, expected at most {most}, the rows that are trained on")
+    if config.keep_rows and earlier.rows is not None:
+        _beside(earlier.rows, stream.rows(0, 1))
     logits = logit_bytes(vocabulary, stream, config, earlier)
     if config.keep_rows and config.keep_logits == "auto" and not logits and "answers" in stream.task.offers:
         tell(f"keep_rows: the logits of {config.keep_rows} rows over {vocabulary} tokens are not kept; only der needs "
@@ -183,12 +185,25 @@ def keep_rows(
         of_one_kind = not logits if earlier.logits is None else "answers" in stream.task.offers
         if not of_one_kind:
             raise ValueError("keep_rows: kept rows and new rows are of tasks of different kinds, expected one kind")
-        width = max(each.token_ids.shape[1] for each in (earlier.rows, rows))
-        rows = Rows.concatenate([widened(each, width) for each in (earlier.rows, rows)])
+        rows = Rows.concatenate(_beside(earlier.rows, rows))
         logits = [each for each in (earlier.logits,) if each is not None and with_logits] + logits
     columns = {name: getattr(rows, name) for name in _COLUMNS}
     kept = {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in columns.items() if each is not None}
     return kept | ({"logits": torch.cat(logits)} if logits else {})
+
+
+def _beside(earlier: Rows, rows: Rows) -> list[Rows]:
+    """Kept rows and new ones, of one width.
+
+    Raises:
+        ValueError: they are of two kinds, or of two lengths that nobody could tell afterwards.
+    """
+    kinds = [tuple(name for name in _COLUMNS if getattr(each, name) is not None) for each in (earlier, rows)]
+    if kinds[0] != kinds[1]:
+        said = [" and ".join(kind) for kind in kinds]
+        raise ValueError(f"keep_rows: kept rows have {said[0]}, and new ones {said[1]}, expected rows of one kind")
+    width = max(each.token_ids.shape[1] for each in (earlier, rows))
+    return [widened(each, width, "keep_rows") for each in (earlier, rows)]
 
 
 def keep_fisher(model: nn.Module, stream: RowStream, number: int, seed: int, earlier: Inheritance) -> dict[str, Tensor]:
@@ -217,8 +232,8 @@ def save_inheritance(
         save_file(keep_fisher(model, stream, config.keep_fisher, seed, earlier), place / FISHER)
 
 
-def widened(rows: Rows, width: int) -> Rows:
-    """Rows filled up on their right to a width.
+def widened(rows: Rows, width: int, setting: str = "replay_share") -> Rows:
+    """Rows filled up on their right to a width; errors name the setting.
 
     Raises:
         ValueError: they are shorter and have no lengths, so that nobody would know where they end.
@@ -228,7 +243,7 @@ def widened(rows: Rows, width: int) -> Rows:
         return rows
     if rows.lengths is None or rows.answers is None:
         raise ValueError(
-            f"replay_share: kept rows of {rows.token_ids.shape[1]} tokens beside rows of {width}, expected one length"
+            f"{setting}: kept rows of {rows.token_ids.shape[1]} tokens beside rows of {width}, expected one length"
         )
     pad = SPECIAL_TOKENS.index(PAD)
     token_ids = np.pad(rows.token_ids, ((0, 0), (0, missing)), constant_values=pad)

@@ -13,6 +13,7 @@ from ftmech_hf.models.loading import (
     check_vocabulary,
     find_device,
     load_model,
+    load_tokenizer,
     random_twin,
     seed_of_its_own,
 )
@@ -84,6 +85,13 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     check_vocabulary(str(tmp_path), PcfgConfig().vocabulary)
     with pytest.raises(ValueError, match="was trained on another vocabulary"):
         check_vocabulary(str(tmp_path), PcfgConfig(text_length=40).vocabulary)
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    """Of such a folder transformers makes a tokenizer that knows no word, and every row was blamed."""
+    make_gpt2(40).save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"^model: .*bare holds no tokenizer \(none of tokenizer.json, "):
+        load_tokenizer(str(tmp_path / "bare"))
 
 
 def test_a_random_twin_has_the_shape_and_not_the_weights() -> None:

@@ -29,7 +29,7 @@ from ftmech_hf.training.objectives import OBJECTIVES
 from recipes import make_dataset, pretrain, update_readme
 from recipes.benchmarks.accuracy import MIXTURES, RECIPES
 from recipes.readme.studies import MAIN
-from recipes.update_readme import BLOCKS, CODE, marks, replace_block
+from recipes.update_readme import BLOCKS, CODE, find_source, marks, replace_block
 from tests.interop.checks import CHECKS
 from tests.recipes.commands import READMES, ROOT, TOUR, Command, block_of, read_commands
 from tests.recipes.conftest import CHAIN, TINY
@@ -294,18 +294,19 @@ def test_its_results_come_from_a_run() -> None:
     assert (ROOT / ".github" / "example.png").stat().st_size > 20_000
 
 
-OLDER = {"safety of texts", "retrieval pair"}
-"""Tables of version 0.1.0, which did not name their seed."""
-
-
-@pytest.mark.parametrize("name", [name for name in BLOCKS if "ftmech_hf 1." in block_of(name) or name in OLDER])
+@pytest.mark.parametrize("name", [name for name in BLOCKS if "ftmech_hf 1." in block_of(name)])
 def test_every_published_table_says_its_seeds_its_config_hash_and_its_code(name: str) -> None:
     text = block_of(name)
-    if name in OLDER:
-        assert "ftmech_hf 0.1.0" in text, f"{name}: is no longer older, and must say its seed"
-        return
     assert re.search(r"[Ss]eeds? \d+(, \d+)*\b", text)
     assert re.search(r"[Cc]onfig hash `[0-9a-f]{12}`; ftmech_hf [0-9.]+ \(code [0-9a-f]{16}[,)]", text)
+
+
+def test_a_table_is_written_from_a_run_a_page_or_the_results_that_were_kept_of_a_study(tmp_path: Path) -> None:
+    assert find_source(tmp_path) is None
+    for name in ("report.html", "manifest.json", ".results.json"):
+        (tmp_path / name).write_text("{}")
+        assert find_source(tmp_path) == tmp_path
+        (tmp_path / name).unlink()
 
 
 def copy_readmes(folder: Path) -> None:

@@ -182,6 +182,17 @@ def test_fresh_replaces_only_when_the_new_run_is_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
+def test_what_a_run_is_made_from_is_not_replaced_by_it(tmp_path: Path) -> None:
+    """The model that it starts from would be gone."""
+    base = make(tmp_path / "base")
+    with pytest.raises(
+        ValueError, match=r"^output_dir: .*base is what this run reads \(model\) and would be replaced, "
+    ):
+        RunDir.open(tmp_path / "base", "finetune", CONFIG, inputs={"model": base.hash}, fresh=True)
+    assert json.loads((tmp_path / "base" / "env.json").read_text())["hash"] == base.hash
+    RunDir.open(tmp_path / "base", "finetune", CONFIG, inputs={"model": "another"}, fresh=True).close()
+
+
 def test_damage_is_found(tmp_path: Path) -> None:
     path = make(tmp_path / "run").path
     (path / "metrics.jsonl").write_text("{}\n")

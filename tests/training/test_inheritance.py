@@ -32,6 +32,7 @@ from ftmech_hf.training.inheritance import (
 from ftmech_hf.training.keeping_settings import KeepingConfig
 from ftmech_hf.training.objectives import OBJECTIVES, Batch
 from ftmech_hf.training.settings import TrainConfig
+from tests.conftest import make_gpt2
 
 SMALL = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6, min_labels=4)
 TRAIN: dict[str, Any] = {"steps": 3, "batch_size": 8, "num_evals": 0, "eval_rows": 8, "final_eval_rows": 8, "lr": 1e-2}
@@ -271,8 +272,25 @@ def test_rows_of_different_widths_are_put_together_where_they_say_where_they_end
     assert wide.token_ids.tolist() == [[0, 1, 2, 0, 0], [3, 4, 5, 0, 0]]
     assert wide.answers is not None
     assert wide.answers.tolist() == [[True] * 3 + [False] * 2] * 2
-    with pytest.raises(ValueError, match="kept rows of 3 tokens beside rows of 5, expected one length"):
-        widened(Rows(ids, np.zeros(2, np.int64), np.zeros(2, bool)), 5)
+    unmarked = Rows(ids, np.zeros(2, np.int64), np.zeros(2, bool))
+    with pytest.raises(ValueError, match=r"^replay_share: kept rows of 3 tokens beside rows of 5, expected one length"):
+        widened(unmarked, 5)
+
+
+def test_rows_of_another_kind_or_length_are_refused_before_anything_is_trained() -> None:
+    """Of another kind the rows that were kept lost their answers, without a word."""
+    rows, stream = stream_of("a").rows(0, 2), stream_of("a")
+    model, keep = make_gpt2(len(SMALL.vocabulary)), TrainConfig(keep_rows=2, keep_logits="never")
+    wider = dataclasses.replace(rows, token_ids=np.pad(rows.token_ids, ((0, 0), (0, 4))))
+    marked = dataclasses.replace(rows, answers=np.ones(rows.token_ids.shape, bool), lengths=np.array([5, 5]))
+    width = rows.token_ids.shape[1]
+    assert inheritance.inherited_bytes(model, stream, keep, Inheritance(rows=rows), 100) >= 0
+    for earlier, reason in (
+        (wider, f"kept rows of {width} tokens beside rows of {width + 4}, expected one length"),
+        (marked, "kept rows have token_ids and label and correlated and answers and lengths, and new ones "),
+    ):
+        with pytest.raises(ValueError, match=f"^keep_rows: {reason}"):
+            inheritance.inherited_bytes(model, stream, keep, Inheritance(rows=earlier), 100)
 
 
 def test_what_frozen_weights_keep_of_earlier_tasks_is_not_lost(runs: Path) -> None:

@@ -197,7 +197,8 @@ def _measure(
     activations = components = None
     if base is not None:
         layers = spaced_layers(base.num_layers, config.max_layers)
-        rows = pair.windows.token_ids[pair.windows.mask[:, :6].all(1)][:, :6]
+        begun = pair.windows.mask[:, :6]
+        rows = pair.windows.token_ids[begun.all(1) & (begun.shape[1] == 6)][:, :6]
         with times.of("shift"):
             traced = TracedModel(model)
             activations = compare_activations(base, traced, rows, layers=layers) if len(rows) else None

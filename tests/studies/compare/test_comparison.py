@@ -222,6 +222,15 @@ def test_no_kind_fills_the_first_findings_alone() -> None:
     assert [each.score for each in found] == [9.0, 8.5, 8.0, 7.0, 2.0, 6.0, 5.0]
 
 
+def test_texts_of_a_few_tokens_are_compared_in_all_but_the_stream(base: PreTrainedModel, task: PcfgConfig) -> None:
+    """What shifts the stream is looked for in the first six tokens; shorter texts were refused for it."""
+    short = Windows(*(each[:, :4] for each in any_words(task)))
+    pair = Pair({BASE: base, FINETUNED: with_trigger(base, 3, 4)}, build_tokenizer(task.vocabulary), short)
+    kinds = {each.kind for each in compare_pair(pair, CompareConfig(**FEW)).findings}
+    assert {"outputs", "places"} & kinds
+    assert "shift" not in kinds
+
+
 def save(model: PreTrainedModel, task: PcfgConfig, folder: Path) -> str:
     model.save_pretrained(folder)
     save_tokenizer(build_tokenizer(task.vocabulary), folder)

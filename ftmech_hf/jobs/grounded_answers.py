@@ -77,11 +77,21 @@ class GroundedConfig(ModelJobConfig):
             raise ValueError(f"questions: {self.questions} is negative, expected 0 or more")
         if not self.contexts or set(self.contexts) - set(get_args(Context)):
             raise ValueError(f"contexts: {' '.join(self.contexts)!r}, expected some of {', '.join(get_args(Context))}")
+        if len({*self.contexts}) < len(self.contexts):
+            raise ValueError(f"contexts: {' '.join(self.contexts)!r}, expected each once")
 
     def inputs(self) -> dict[str, str]:
         """The hash of both tables, and of the encoder if there is one."""
         encoder = {"embedder": model_hash(self.embedder)} if self.embedder else {}
         return {"data": dataset_hash(self.data), **encoder}
+
+
+def check_embedder(config: GroundedConfig, retriever: RetrieverConfig) -> None:
+    """Refuse an encoder that no retriever reads, and a dense retriever of these contexts without one."""
+    if config.embedder and retriever.retriever != "dense":
+        raise ValueError(f"embedder: {config.embedder}, but {retriever.retriever} reads none, expected retriever dense")
+    if retriever.retriever == "dense" and not config.embedder and {"retrieved", "other"} & {*config.contexts}:
+        raise ValueError("embedder: none, expected a sentence-transformers model for retriever: dense")
 
 
 def choose_documents(
@@ -93,8 +103,7 @@ def choose_documents(
     Raises:
         ValueError: an encoder is given that no retriever reads, or the retriever cannot be made.
     """
-    if config.embedder and retriever.retriever != "dense":
-        raise ValueError(f"embedder: {config.embedder}, but {retriever.retriever} reads none, expected retriever dense")
+    check_embedder(config, retriever)
     documents = [each.whole for each in collection.documents]
     queries = [Query(each.question, collection.gold_numbers(each)) for each in asked]
     top_k, retrieved = min(config.top_k, len(documents)), list[list[int]]()

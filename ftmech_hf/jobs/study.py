@@ -64,6 +64,11 @@ class StudyConfig:
             raise ValueError(f"workers: {self.workers}, expected 0 or more")
 
 
+def _file_in_the_way(place: Path) -> Path | None:
+    """The folder that is to be made, or one above it, if that is a file."""
+    return next((each for each in (place, *place.parents) if each.exists() and not each.is_dir()), None)
+
+
 class StudyPlan(Plan):
     """The runs of a study; a study's own plan adds them when it is made.
 
@@ -86,6 +91,11 @@ class StudyPlan(Plan):
                 f"output_dir: {config.output_dir} is a finished run, which the results of a study would overwrite; "
                 "expected another folder"
             )
+        places = {"output_dir": config.output_dir, "runs_dir": config.runs_dir,
+                  "keep_measurements": config.keep_measurements and Path(config.keep_measurements).parent}  # fmt: skip
+        for name, place in places.items():
+            if place and (file := _file_in_the_way(Path(place))):
+                raise ValueError(f"{name}: {getattr(config, name)}, but {file} is a file, expected a folder")
         super().__init__(config.runs_dir or Path(config.output_dir) / "runs", fresh=config.fresh)
         self.config = config
         self._configs = (config, *more)

@@ -43,6 +43,10 @@ class Retriever(Protocol):
         ...
 
 
+RETRIEVERS = ("bm25", "tfidf", "dense", "oracle", "random")
+"""What a retriever is called in settings."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetrieverConfig:
     """Which retriever, and its settings."""
@@ -53,6 +57,8 @@ class RetrieverConfig:
     retriever_seed: int = field(default=0, metadata={"help": "of random documents, and of those that fill up gold"})
 
     def __post_init__(self) -> None:
+        if self.retriever not in RETRIEVERS:
+            raise ValueError(f"retriever: unknown {self.retriever!r}, expected one of {', '.join(RETRIEVERS)}")
         if self.bm25_k1 < 0 or not 0 <= self.bm25_b <= 1:
             raise ValueError(f"bm25_k1: {self.bm25_k1}, bm25_b: {self.bm25_b}, expected 0 or more, and 0 to 1")
         if self.retriever_seed < 0:

@@ -332,6 +332,7 @@ def test_a_pair_is_asked_and_what_is_wrong_is_said(
     for wrong, told in (
         (["--split", "dev"], "error: split: no question of 'dev', expected one of test, train"),
         (["--contexts", "web"], "error: contexts: 'web', expected some of none, retrieved, oracle, other"),
+        (["--contexts", "none", "none"], "error: contexts: 'none none', expected each once"),
         (["--retriever", "google"], "error: retriever: unknown 'google'"),
         (["--retriever", "dense"], "error: embedder: none"),
         (["--embedder", base], f"error: embedder: {base}, but bm25 reads none, expected retriever dense"),
@@ -453,6 +454,19 @@ def test_a_model_is_tuned_and_then_compared_with_its_base(
         with pytest.raises(SystemExit):
             main([*argv, *wrong])
         assert told in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    given = {"base": base, "data": str(data), "finetuned": str(tmp_path / "new"), "tune": "closed",
+             "contexts": "retrieved", "output_dir": str(tmp_path / "other")}  # fmt: skip
+    for changed, told in (  # before an adapter is made, which takes the longest
+        ({"retriever": "bm52"}, "retriever: unknown 'bm52'"),
+        ({"retriever": "dense"}, "embedder: none, expected a sentence-transformers"),
+        ({"output_dir": str(tmp_path / "mine")}, f"output_dir: {tmp_path / 'mine'} exists and is no run"),
+        ({"output_dir": str(tmp_path / "new")}, f"output_dir: {tmp_path / 'new'} is where the adapter is left"),
+    ):
+        with pytest.raises(SystemExit):
+            main([word for name, value in {**given, **changed}.items() for word in (f"--{name}", value)])
+        assert f"error: {told}" in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
 
 
 def test_a_judge_is_asked_only_if_it_knows(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

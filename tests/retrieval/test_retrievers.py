@@ -160,7 +160,7 @@ def test_retrievers_are_made_by_their_names_and_what_is_wrong_is_named() -> None
         with pytest.raises(ValueError, match="top_k: 6, expected 1 to 5"):
             retriever([Query("Anna", (1,))], 6)
     with pytest.raises(ValueError, match="retriever: unknown 'google'"):
-        make_retriever(RetrieverConfig(retriever="google"), DOCUMENTS)
+        RetrieverConfig(retriever="google")
     with pytest.raises(ValueError, match="embedder: none"):
         make_retriever(RetrieverConfig(retriever="dense"), DOCUMENTS)
     with pytest.raises(ValueError, match="bm25_k1: -1"):

@@ -27,7 +27,7 @@ from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import check_same_tokens
-from ftmech_hf.models.configs import model_positions
+from ftmech_hf.models.configs import model_config, model_positions
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.report.claims import claims_json
@@ -72,7 +72,9 @@ class TextsConfig(ModelJobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "rows", "refusals", "choice_rows", "draws")
+        check_positive(self, "refusals", "choice_rows", "draws")
+        if self.rows < 2:
+            raise ValueError(f"rows: {self.rows}, expected at least 2, of which prompts of a kind have a mean")
         if self.cut_seed < 0:
             raise ValueError(f"cut_seed: {self.cut_seed} is negative, expected 0 or more")
         for name in ("base", "finetuned", *KINDS):
@@ -80,6 +82,8 @@ class TextsConfig(ModelJobConfig):
                 raise ValueError(
                     f"{name}: not given, expected base and finetuned models, and safe and unsafe data sets"
                 )
+        if self.safe == self.unsafe:
+            raise ValueError(f"unsafe: {self.unsafe}, which are the safe prompts, expected other ones")
 
     @property
     def models(self) -> dict[str, str]:
@@ -130,6 +134,8 @@ def read_asked(config: TextsConfig) -> Asked:
         ValueError: they cannot be asked, or the models read other tokens.
     """
     folders = list(config.models.values())
+    if (blocks := model_config(config.base).get_text_config().num_hidden_layers) < 2:
+        raise ValueError(f"base: {config.base} has {blocks} block, expected two or more: the last is left out")
     tokenizer = load_tokenizer(config.base)
     read = (model_positions(folder, **base_for(name, config.models)) for name, folder in config.models.items())
     positions = [found for found in read if found is not None]

@@ -150,11 +150,22 @@ def test_bad_input_is_one_line(places: dict[str, str], capsys: pytest.CaptureFix
         TextsConfig(base="one")
     with pytest.raises(ValueError, match="choice_rows: 0"):
         TextsConfig(**{**places, "choice_rows": 0})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="rows: 1, expected at least 2, of which prompts of a kind have a mean"):
+        TextsConfig(**{**places, "rows": 1})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"unsafe: .*, which are the safe prompts, expected other ones"):
+        TextsConfig(**{**places, "unsafe": places["safe"]})  # type: ignore[arg-type]
     with pytest.raises(SystemExit):
         safety_texts.main(["--base", places["base"]])
     assert capsys.readouterr().err.strip() == (
         "error: finetuned: not given, expected base and finetuned models, and safe and unsafe data sets"
     )
+
+
+def test_a_model_of_one_block_is_refused(places: dict[str, str], tmp_path: Path) -> None:
+    """What prompts are like after the last block is left out, so that nothing would be left."""
+    make_llama(load_model(places["base"]).config.vocab_size, layers=1).save_pretrained(tmp_path / "one")
+    with pytest.raises(ValueError, match=r"base: .*one has 1 block, expected two or more"):
+        read_asked(TextsConfig(**{**places, "base": str(tmp_path / "one")}))  # type: ignore[arg-type]
 
 
 def test_a_refusal_begins_as_most_refusals_do(places: dict[str, str]) -> None:

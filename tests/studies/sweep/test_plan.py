@@ -193,6 +193,18 @@ def test_results_are_not_written_over_a_finished_run(tmp_path: Path) -> None:
         Sweep(config, SECTIONS, "nano")
 
 
+@pytest.mark.parametrize("name", ["output_dir", "runs_dir", "keep_measurements"])
+def test_a_file_where_a_folder_is_to_be_is_named_before_anything_runs(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    place = {
+        "output_dir": str(tmp_path / "out"),
+        "runs_dir": str(tmp_path / "runs"),
+        name: str(tmp_path / "file" / "x.tar.xz"),
+    }
+    with pytest.raises(ValueError, match=rf"^{name}: .*file/x.tar.xz, but .*file is a file, expected a folder$"):
+        Sweep(SweepConfig(seeds=[0], **place), SECTIONS, "nano")  # type: ignore[arg-type]
+
+
 def test_what_was_tuned_by_its_head_alone_is_looked_into_and_not_what_it_was_tuned_from(tmp_path: Path) -> None:
     """Linear probing has no other fine-tuning: its head's run is the tuned model of every stage after it."""
     head = {"operators": "count", "operand_prior": "b", "steps": 2}

@@ -63,6 +63,10 @@ class FitJudgeConfig(JobConfig):
         return hash_files(self.files)
 
 
+LEAST_STORIES = 10
+"""In files: a fifth is held out, and of two stories one may have what the other has not."""
+
+
 def fit_story_judge(config: FitJudgeConfig, *, progress: Progress | None = None) -> RunDir:
     """Fit a judge and keep it with what it gets right: a folder that :func:`load_judge` loads."""
     with job("judge", config) as run:
@@ -88,6 +92,10 @@ def _split_stories(config: FitJudgeConfig, damage: Damage) -> tuple[list[Story],
         )
     # A story that was written twice must not be on both sides: it is known by its text
     stories = list({story.story: story for story in read_sources(config.files, damage)}.values())
+    if len(stories) < LEAST_STORIES:
+        raise ValueError(
+            f"files: {len(stories)} different stories in {', '.join(config.files)}, expected at least {LEAST_STORIES}"
+        )
     order = split_generator(config.seed, "probe", 0).permutation(len(stories))
     held_out = min(config.test_stories, len(stories) // 5)
     test, train = order[:held_out], order[held_out : held_out + config.fit_stories]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from ftmech_hf.config import Notice
 from ftmech_hf.jobs.asking import AskConfig, ask
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.study import Study, StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
+from ftmech_hf.models.configs import model_positions
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.report.console import print_table
@@ -123,6 +122,10 @@ class TextsConfig(StudyConfig, StrengthConfig):
         super().__post_init__()
         self.refuse_unused(METHODS[name] for name in BY_ADAPTER)
         check_positive(self, "steps", "batch_size", "rows")
+        if self.task_lr <= 0:
+            raise ValueError(f"task_lr: {self.task_lr}, expected a number above 0")
+        if "replay" in self.methods and self.replay and self.buffer_rows < 1:
+            raise ValueError(f"buffer_rows: {self.buffer_rows}, expected at least 1, of which replay shows some")
         if unknown := [name for name in self.methods if name not in BY_ADAPTER]:
             raise ValueError(f"methods: {unknown[0]!r}, expected some of {', '.join(BY_ADAPTER)}")
         if not self.base or len(self.datasets) < 2 or not self.methods:
@@ -146,6 +149,7 @@ class TextsPlan(StudyPlan):
 
     def __init__(self, config: TextsConfig) -> None:
         super().__init__(config)
+        self._trained_on = {name: self._read(name) for name in config.datasets}
         self.asked: dict[tuple[int, str, int], str] = {}
         for seed in config.seeds:
             self.asked[seed, "base", 0] = self._ask("base", config.base, seed)
@@ -163,7 +167,7 @@ class TextsPlan(StudyPlan):
         c, method = self.config, METHODS[name]
         changes = {**method.settings(c, number - 1, []), "lr": c.task_lr}
         if changes.get("keep_rows"):
-            changes["keep_rows"] = min(changes["keep_rows"], self._trained_on(dataset))
+            changes["keep_rows"] = min(changes["keep_rows"], self._trained_on[dataset])
         settings = {
             "task": TextConfig(dataset=dataset),
             "train": TrainConfig(
@@ -179,16 +183,19 @@ class TextsPlan(StudyPlan):
         place = FinetuneConfig(task="text")
         return self.add(label, place.kind, finetune, place, settings, inputs, 40)
 
-    @functools.cached_property
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.config.base)
+    def _read(self, dataset: str) -> int:
+        """How many rows of a data set are trained on: all that it has, or as many as the steps take.
 
-    def _trained_on(self, dataset: str) -> int:
-        """How many rows of a data set are trained on: all that it has, or as many as the steps take."""
+        Raises:
+            ValueError: it cannot be learned or asked, which is known before the first is.
+        """
+        config, positions = self.config, model_positions(self.config.base)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Notice)  # each run says what is odd about its rows
-            there = TextConfig(dataset=dataset).in_tokens_of(self._tokenizer).num_rows("train")
-        return min(there, self.config.steps * self.config.batch_size)
+            task = TextConfig(dataset=dataset).in_tokens_of(load_tokenizer(config.base), positions=positions)
+            for seed in config.seeds:
+                ask(AskConfig(dataset=dataset), [config.base], seed=seed, train_rows=FIT, test_rows=config.rows)
+        return min(task.num_rows("train"), config.steps * config.batch_size)
 
 
 def write_results(plan: TextsPlan) -> pd.DataFrame:

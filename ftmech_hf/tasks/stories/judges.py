@@ -214,7 +214,10 @@ def fit_judge(
         verdicts = (tested @ weights[feature].astype(np.float64) + biases[feature] > 0).tolist()
         scores.append(_score(feature, "classifier", verdicts, truth, control.value))
     if not scores:
-        raise ValueError("train: no feature that some stories of both sets have and some have not")
+        raise ValueError(
+            f"stories: of {len(train)} to fit on and {len(held_out)} held out there is no feature that some of both "
+            "have and some have not, expected more stories, or such with features"
+        )
     return FittedJudge(vectorizer, weights, biases, tuple(scores))
 
 

@@ -106,6 +106,33 @@ def test_bad_settings_are_refused(wrong: dict[str, object]) -> None:
         TextsConfig(**{"base": "m", "datasets": ["a", "b"], **wrong})  # type: ignore[arg-type]
 
 
+def test_a_data_set_that_cannot_be_asked_is_named_before_the_first_is_learned(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    words = [word for word in PcfgConfig().vocabulary if word.isalnum()][:16]
+    whole = [{"prompt": f"{one} {two}", "answer": f" {two}"} for one in words for two in words]
+    for name, rows, told in (
+        ("few", whole[:40], r"few.jsonl has \d+ train rows of its own, expected at least 32"),
+        ("texts", [{"text": row["prompt"]} for row in whole], "texts.* has no column 'prompt'"),
+        ("empty", [{**row, "answer": ""} for row in whole], "empty.*answer"),
+        ("long", [*whole, {"prompt": " ".join(words * 9), "answer": " a"}], "long.*positions"),
+    ):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        config = TextsConfig(
+            base=str(places["base"]), datasets=[str(places["last"]), str(file)], methods=["lora"],
+            output_dir=str(tmp_path / "out"),
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            TextsPlan(config)
+    for wrong, told in (
+        ({"buffer_rows": 0}, "buffer_rows: 0, expected at least 1"),
+        ({"task_lr": 0.0}, "task_lr: 0.0"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            TextsConfig(base="m", datasets=["a", "b"], **wrong)  # type: ignore[arg-type]
+
+
 def test_a_line_is_a_model_and_a_column_what_it_is_asked() -> None:
     rows = [
         {"seed": 0, "method": method, "after_task": after, "capability": name, "value": value, "low": value - 0.1,

@@ -238,6 +238,16 @@ def test_importance_is_the_slope_of_the_loss(run: str) -> None:
     assert (before - loss()) / 0.001 == pytest.approx(float(importance[name][row]), rel=0.05)
 
 
+@pytest.mark.parametrize("number", [0, 1, 9])
+def test_a_judge_is_not_fitted_to_next_to_no_stories(tmp_path: Path, number: int) -> None:
+    """What scikit-learn says of empty arrays tells nobody what to do."""
+    file = tmp_path / "few.txt"
+    file.write_text("<|endoftext|>\n".join(f"Once there was dog {each}.\n" for each in range(number)))
+    with pytest.raises(ValueError, match=rf"^files: {number} different stories in .*few.txt, expected at least 10$"):
+        fit_story_judge(FitJudgeConfig(files=[str(file)], output_dir=str(tmp_path / "judge")))
+    assert not (tmp_path / "judge").exists()
+
+
 def test_a_judge_is_fitted_kept_and_found(tmp_path: Path) -> None:
     config = FitJudgeConfig(fit_stories=300, test_stories=200, output_dir=str(tmp_path / "judge"))
     done = fit_story_judge(config)

@@ -21,13 +21,12 @@ from ftmech_hf.runs import RunDir, check_disk_space, noted, working_folder
 from ftmech_hf.tasks import RowStream, Task
 from ftmech_hf.training.inheritance import (
     Inheritance,
-    ReplayStream,
     check_inherited,
     inherited_bytes,
     save_inheritance,
-    shuffled_answers,
 )
 from ftmech_hf.training.keeping import REGULARIZERS, Keeping, regularizers_of
+from ftmech_hf.training.kept_rows import ReplayStream, shuffled_answers
 from ftmech_hf.training.loop import Progress, fit, start_accelerator
 from ftmech_hf.training.objectives import OBJECTIVES, Batch, Documents, Objective
 from ftmech_hf.training.objectives.documents import check_documents_apart

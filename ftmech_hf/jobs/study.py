@@ -26,7 +26,7 @@ from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.console import describe_error, make_console, print_failures
 from ftmech_hf.report.differences import Difference, write_differences
 from ftmech_hf.report.page import format_interval, format_measured, format_verdict, write_origin
-from ftmech_hf.runs import FinishedRun, is_finished
+from ftmech_hf.runs import FinishedRun, is_finished, refuse_files
 from ftmech_hf.runs.results import replacing_results
 
 
@@ -64,11 +64,6 @@ class StudyConfig:
             raise ValueError(f"workers: {self.workers}, expected 0 or more")
 
 
-def _file_in_the_way(place: Path) -> Path | None:
-    """The folder that is to be made, or one above it, if that is a file."""
-    return next((each for each in (place, *place.parents) if each.exists() and not each.is_dir()), None)
-
-
 class StudyPlan(Plan):
     """The runs of a study; a study's own plan adds them when it is made.
 
@@ -87,15 +82,10 @@ class StudyPlan(Plan):
 
     def __init__(self, config: StudyConfig, *more: Any) -> None:
         if is_finished(Path(config.output_dir)):
-            raise ValueError(
-                f"output_dir: {config.output_dir} is a finished run, which the results of a study would overwrite; "
-                "expected another folder"
-            )
-        places = {"output_dir": config.output_dir, "runs_dir": config.runs_dir,
-                  "keep_measurements": config.keep_measurements and Path(config.keep_measurements).parent}  # fmt: skip
-        for name, place in places.items():
-            if place and (file := _file_in_the_way(Path(place))):
-                raise ValueError(f"{name}: {getattr(config, name)}, but {file} is a file, expected a folder")
+            raise ValueError(f"output_dir: {config.output_dir} is a finished run, which the results of a study would "
+                             "overwrite; expected another folder")  # fmt: skip
+        kept = None if config.keep_measurements is None else Path(config.keep_measurements).parent
+        refuse_files({"output_dir": config.output_dir, "runs_dir": config.runs_dir, "keep_measurements": kept})
         super().__init__(config.runs_dir or Path(config.output_dir) / "runs", fresh=config.fresh)
         self.config = config
         self._configs = (config, *more)

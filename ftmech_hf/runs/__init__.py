@@ -19,6 +19,7 @@ from ftmech_hf.runs.folders import (
     damaged_files,
     is_finished,
     making,
+    refuse_files,
     working_folder,
 )
 from ftmech_hf.runs.inputs import Identity, InputsChanged, changed_inputs, hash_files
@@ -52,6 +53,7 @@ __all__ = [
     "making",
     "noted",
     "read_metrics",
+    "refuse_files",
     "remove_leftovers",
     "replacing",
     "run_identity",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +215,28 @@ def tidy(path: Path) -> None:
                     _empty_place(path)
             finally:
                 lock.release()
+
+
+def folder_hash(folder: Path) -> str | None:
+    """What a run's folder says it is; None if it says nothing."""
+    try:
+        return str(json.loads((folder / "env.json").read_text(encoding="utf-8"))["hash"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def refuse_to_replace(path: Path, inputs: Mapping[str, str]) -> None:
+    """Refuse to make a run anew where what it is made from lies, of which nothing would be left."""
+    own = folder_hash(path) if is_finished(path) else None
+    if own and (read := [name for name, each in inputs.items() if each == own]):
+        raise ValueError(
+            f"output_dir: {path} is what this run reads ({read[0]}) and would be replaced, expected another folder"
+        )
+
+
+def refuse_files(places: Mapping[str, str | Path | None]) -> None:
+    """Refuse settings that name folders to be made where a file is, or below one."""
+    for name, place in places.items():
+        above = [] if place is None else [Path(place), *Path(place).parents]
+        if file := next((each for each in above if each.exists() and not each.is_dir()), None):
+            raise ValueError(f"{name}: {place}, but {file} is a file, expected a folder")

@@ -35,8 +35,10 @@ from ftmech_hf.runs.folders import (
     appear,
     begin,
     discard,
+    folder_hash,
     is_finished,
     recover,
+    refuse_to_replace,
     tidy,
     working_folder,
     write_manifest,
@@ -107,7 +109,7 @@ class RunDir:
             return run
         run._check_ours()
         if fresh:
-            run._check_not_read()
+            refuse_to_replace(path, inputs)
         # Nothing is locked to find a finished run: it may lie where nobody can write, and many may look at once.
         run.finished = not fresh and is_finished(path) and not run._is_replacing()
         try:
@@ -130,31 +132,12 @@ class RunDir:
         if self.path.exists() and not is_finished(self.path) and self.path.exists():
             raise ValueError(f"output_dir: {self.path} exists and is no run of ours; choose another folder")
 
-    def _check_not_read(self) -> None:
-        """Refuse to replace what this run is made from, of which nothing would be left."""
-        read = [
-            name for name, each in self._inputs.items() if is_finished(self.path) and self._hash_of(self.path) == each
-        ]
-        if read:
-            raise ValueError(
-                f"output_dir: {self.path} is what this run reads ({read[0]}) and would be replaced, "
-                "expected another folder"
-            )
-
     def _is_replacing(self) -> bool:
         """Whether this very run was begun, to replace the one that is there, and nobody is making it now."""
         return self._holds_this(self.working) and self._lock.acquire()
 
     def _holds_this(self, folder: Path) -> bool:
-        return self._hash_of(folder) == self.hash
-
-    @staticmethod
-    def _hash_of(folder: Path) -> str | None:
-        """What a run's folder says it is; None if it says nothing."""
-        try:
-            return str(json.loads((folder / "env.json").read_text(encoding="utf-8"))["hash"])
-        except (OSError, ValueError, LookupError, TypeError):
-            return None
+        return folder_hash(folder) == self.hash
 
     def _lock_folder(self, fresh: bool) -> None:
         """Before anything is looked at or removed; then bring to its end what a killed process left."""

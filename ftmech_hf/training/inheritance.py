@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -18,18 +17,16 @@ from transformers import PreTrainedModel
 from ftmech_hf.config import tell
 from ftmech_hf.models.identity import ADAPTER, ADAPTER_WEIGHTS, find_base, find_gguf, find_model
 from ftmech_hf.tasks import Rows, RowStream
-from ftmech_hf.tasks.schema import PAD, SPECIAL_TOKENS, split_generator
 from ftmech_hf.training.earlier_tasks import answer_logits_of, fisher_information
 from ftmech_hf.training.evaluation import logit_batches
 from ftmech_hf.training.keeping_settings import KeepingConfig
+from ftmech_hf.training.kept_rows import COLUMNS, ReplayStream, beside
 from ftmech_hf.training.objectives import Batch
 
 FOLDER, ROWS, FISHER = "inheritance", "rows.safetensors", "fisher.safetensors"
 
 MOST_LOGITS = 2**30
 """Bytes of logits that are kept without being asked for."""
-
-_COLUMNS = ("token_ids", "label", "correlated", "answers", "lengths")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def load_inheritance(model: str, config: KeepingConfig) -> Inheritance:
     found = Inheritance()
     if (file := folder / FOLDER / ROWS).is_file() and (config.replay_share or config.keep_rows):
         tensors = load_file(file)
-        columns: dict[str, Any] = {name: tensors[name].numpy() for name in _COLUMNS if name in tensors}
+        columns: dict[str, Any] = {name: tensors[name].numpy() for name in COLUMNS if name in tensors}
         found = dataclasses.replace(found, rows=Rows(**columns), logits=tensors.get("logits"))
     if (file := folder / FOLDER / FISHER).is_file() and (config.ewc or config.keep_fisher):
         found = dataclasses.replace(found, fisher=load_file(file))
@@ -150,7 +147,7 @@ def inherited_bytes(
         if getattr(config, name) > most:
             raise ValueError(f"{name}: {getattr(config, name)}, expected at most {most}, the rows that are trained on")
     if config.keep_rows and earlier.rows is not None:
-        _beside(earlier.rows, stream.rows(0, 1))
+        beside(earlier.rows, stream.rows(0, 1))
     logits = logit_bytes(vocabulary, stream, config, earlier)
     if config.keep_rows and config.keep_logits == "auto" and not logits and "answers" in stream.task.offers:
         tell(f"keep_rows: the logits of {config.keep_rows} rows over {vocabulary} tokens are not kept; only der needs "
@@ -185,25 +182,11 @@ def keep_rows(
         of_one_kind = not logits if earlier.logits is None else "answers" in stream.task.offers
         if not of_one_kind:
             raise ValueError("keep_rows: kept rows and new rows are of tasks of different kinds, expected one kind")
-        rows = Rows.concatenate(_beside(earlier.rows, rows))
+        rows = Rows.concatenate(beside(earlier.rows, rows))
         logits = [each for each in (earlier.logits,) if each is not None and with_logits] + logits
-    columns = {name: getattr(rows, name) for name in _COLUMNS}
+    columns = {name: getattr(rows, name) for name in COLUMNS}
     kept = {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in columns.items() if each is not None}
     return kept | ({"logits": torch.cat(logits)} if logits else {})
-
-
-def _beside(earlier: Rows, rows: Rows) -> list[Rows]:
-    """Kept rows and new ones, of one width.
-
-    Raises:
-        ValueError: they are of two kinds, or of two lengths that nobody could tell afterwards.
-    """
-    kinds = [tuple(name for name in _COLUMNS if getattr(each, name) is not None) for each in (earlier, rows)]
-    if kinds[0] != kinds[1]:
-        said = [" and ".join(kind) for kind in kinds]
-        raise ValueError(f"keep_rows: kept rows have {said[0]}, and new ones {said[1]}, expected rows of one kind")
-    width = max(each.token_ids.shape[1] for each in (earlier, rows))
-    return [widened(each, width, "keep_rows") for each in (earlier, rows)]
 
 
 def keep_fisher(model: nn.Module, stream: RowStream, number: int, seed: int, earlier: Inheritance) -> dict[str, Tensor]:
@@ -230,85 +213,3 @@ def save_inheritance(
         save_file(keep_rows(model, stream, config.keep_rows, earlier, with_logits=with_logits), place / ROWS)
     if config.keep_fisher:
         save_file(keep_fisher(model, stream, config.keep_fisher, seed, earlier), place / FISHER)
-
-
-def widened(rows: Rows, width: int, setting: str = "replay_share") -> Rows:
-    """Rows filled up on their right to a width; errors name the setting.
-
-    Raises:
-        ValueError: they are shorter and have no lengths, so that nobody would know where they end.
-    """
-    missing = width - rows.token_ids.shape[1]
-    if not missing:
-        return rows
-    if rows.lengths is None or rows.answers is None:
-        raise ValueError(
-            f"{setting}: kept rows of {rows.token_ids.shape[1]} tokens beside rows of {width}, expected one length"
-        )
-    pad = SPECIAL_TOKENS.index(PAD)
-    token_ids = np.pad(rows.token_ids, ((0, 0), (0, missing)), constant_values=pad)
-    return dataclasses.replace(rows, token_ids=token_ids, answers=np.pad(rows.answers, ((0, 0), (0, missing))))
-
-
-def shuffled_answers(rows: Rows, seed: int) -> Rows:
-    """A control: rows of one-token answers with each other's.
-
-    Raises:
-        ValueError: their answers are longer.
-    """
-    if rows.answers is not None:
-        raise ValueError("replay_shuffled: expected rows whose answers are one token at one place")
-    order = split_generator(seed, "probe", 0).permutation(len(rows))
-    token_ids = rows.token_ids.copy()
-    token_ids[:, -2] = token_ids[order, -2]
-    return dataclasses.replace(rows, token_ids=token_ids, label=rows.label[order])
-
-
-class ReplayStream(RowStream):
-    """A stream in which some rows are replaced by rows that were kept: still a pure function of the row number.
-
-    Args:
-        new: the stream of new rows.
-        kept: rows of earlier tasks.
-        share: the probability with which a row is replaced by one of them, drawn with replacement.
-
-    Raises:
-        ValueError: the rows differ in what is known of them.
-    """
-
-    def __init__(self, new: RowStream, kept: Rows, share: float) -> None:
-        super().__init__(new.task, seed=new.seed, split=new.split)
-        self.new, self.kept, self.share = new, kept, share
-        example = new.rows(0, 1)
-        if (example.answers is None) != (kept.answers is None):
-            raise ValueError("replay_share: kept rows and new rows are of tasks of different kinds, expected one kind")
-
-    def rows(self, start: int, stop: int) -> Rows:
-        """Rows ``start`` to ``stop - 1``, with the numbers of those that were kept."""
-        new = self.new.rows(start, stop)
-        kept = self._drawn(start, stop)
-        width = max(new.token_ids.shape[1], self.kept.token_ids.shape[1])
-        new, old = widened(new, width), widened(self.kept, width)
-        columns = {
-            name: None if getattr(new, name) is None else _replaced(getattr(new, name), getattr(old, name), kept)
-            for name in _COLUMNS
-        }
-        return Rows(**columns, kept=kept)  # type: ignore[arg-type]  # those that rows must have are never None
-
-    def _drawn(self, start: int, stop: int) -> NDArray[np.int64]:
-        size = self.task.block_rows
-        blocks = range(start // size, (stop - 1) // size + 1)
-        drawn = np.concatenate([self._of_block(number) for number in blocks])
-        return drawn[start - blocks[0] * size : stop - blocks[0] * size]
-
-    def _of_block(self, number: int) -> NDArray[np.int64]:
-        key = np.random.SeedSequence([self.seed, len(self.kept), number])
-        rng = np.random.Generator(np.random.Philox(key))
-        chosen = rng.integers(0, len(self.kept), self.task.block_rows)
-        return np.where(rng.random(self.task.block_rows) < self.share, chosen, -1)
-
-
-def _replaced(new: NDArray[np.generic], old: NDArray[np.generic], kept: NDArray[np.int64]) -> NDArray[np.generic]:
-    found = new.copy()
-    found[kept >= 0] = old[kept[kept >= 0]]
-    return found

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from ftmech_hf.jobs.study import Study
+from recipes.real_examples import EXAMPLES
 from recipes.results import STEPS, Step
 from recipes.update_readme import BLOCKS
 from tests.recipes.commands import ROOT, block_of
 
-NO_STUDY = {"instruments", "architectures", "real"}
+NO_STUDY = {"instruments", "architectures", "real", *EXAMPLES}
 """Of a job, of no settings at all, and of facts that are not there without an extra."""
 
 

@@ -22,14 +22,12 @@ from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.earlier_tasks import answer_logits_of
 from ftmech_hf.training.inheritance import (
     Inheritance,
-    ReplayStream,
     check_inherited,
     inherited_bytes,
     load_inheritance,
-    shuffled_answers,
-    widened,
 )
 from ftmech_hf.training.keeping_settings import KeepingConfig
+from ftmech_hf.training.kept_rows import ReplayStream, shuffled_answers, widened
 from ftmech_hf.training.objectives import OBJECTIVES, Batch
 from ftmech_hf.training.settings import TrainConfig
 from tests.conftest import make_gpt2

@@ -21,8 +21,9 @@ from ftmech_hf.runs import RunDir, read_metrics
 from ftmech_hf.tasks import PcfgConfig, Rows, RowStream, SafetyConfig, StoriesConfig, Task, TextConfig
 from ftmech_hf.training import step as step_module
 from ftmech_hf.training.attention import NAME
-from ftmech_hf.training.inheritance import Inheritance, ReplayStream
+from ftmech_hf.training.inheritance import Inheritance
 from ftmech_hf.training.keeping import Keeping, total_loss_of
+from ftmech_hf.training.kept_rows import ReplayStream
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.memory import recompute_blocks
 from ftmech_hf.training.objectives import OBJECTIVES, Objective

@@ -13,8 +13,9 @@ from torch import Tensor
 from ftmech_hf.runs import RunDir, read_metrics
 from ftmech_hf.tasks import RowStream, Task
 from ftmech_hf.training import loop
-from ftmech_hf.training.inheritance import Inheritance, ReplayStream
+from ftmech_hf.training.inheritance import Inheritance
 from ftmech_hf.training.keeping import Keeping
+from ftmech_hf.training.kept_rows import ReplayStream
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.objectives import OBJECTIVES
 from ftmech_hf.training.step import CapturedStep

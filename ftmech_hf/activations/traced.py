@@ -140,7 +140,7 @@ class TracedModel:
         ):
             padded = self._read_all(self.reader.inputs(torch.cat(ids, dim=1), torch.cat(mask, dim=1)))
             for key, value in values.items():
-                if (padded[key][:, kept] - value).norm() > padding_tolerance(self.model) * value.norm():
+                if not (padded[key][:, kept] - value).norm() <= padding_tolerance(self.model) * value.norm():  # or nan
                     why = "" if self.reader.takes_position_ids else ": it takes no position_ids"
                     return f"{self.model.config.model_type} gives other activations to a row padded on the {side}{why}"
         return ""

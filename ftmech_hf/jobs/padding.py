@@ -96,7 +96,7 @@ def _try_padding(model: PreTrainedModel) -> str:
             found = model(input_ids=token_ids, **run_settings(model), **told).logits
             logits.append(found[:, -length:].float())
     alone, padded = logits
-    if float((padded - alone).norm()) > tolerance_of(model) * float(alone.norm()):
+    if not float((padded - alone).norm()) <= tolerance_of(model) * float(alone.norm()):  # nan is no agreement
         return "answers otherwise to a row that is padded on the left"
     return ""
 

@@ -371,6 +371,15 @@ def test_rows_longer_than_the_tokens_that_attention_chooses_are_not_padded() -> 
         padded_inputs(model, torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]))
 
 
+def test_a_model_that_answers_nan_does_not_pass_the_trial() -> None:
+    """Nothing is larger than nan: a comparison the other way round let it pass."""
+    model = small_model("llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="answers otherwise to a row that is padded"):
+        padded_inputs(model, torch.tensor([[0, 1, 1], [1, 1, 1]]))
+
+
 def test_whoever_reads_in_a_model_sees_nothing_of_the_trial() -> None:
     model, seen = small_model("llama"), list[torch.Size]()
     block = model.model.layers[1]

@@ -20,7 +20,8 @@ from ftmech_hf.models.configs import model_positions
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.retrieval import RetrieverConfig
 from ftmech_hf.retrieval.collection import Collection
-from ftmech_hf.runs import RunDir, is_finished
+from ftmech_hf.runs import RunDir
+from ftmech_hf.runs.folders import refuse_foreign
 from ftmech_hf.tasks.text.task import TextConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.loop import Progress
@@ -97,8 +98,7 @@ def tune_on_questions(
     check_embedder(config, retriever)
     if Path(config.finetuned).resolve() == Path(config.output_dir).resolve():
         raise ValueError(f"output_dir: {config.output_dir} is where the adapter is left, expected another folder")
-    if Path(config.output_dir).exists() and not is_finished(Path(config.output_dir)):
-        raise ValueError(f"output_dir: {config.output_dir} exists and is no run of ours; choose another folder")
+    refuse_foreign(Path(config.output_dir))
     if tune.tune_split == config.split:
         raise ValueError(f"tune_split: {tune.tune_split}, expected other questions than those that are reported")
     rows, reported = (list(taught_rows(config, tune, retriever, each)) for each in (tune.tune_split, config.split))

@@ -225,6 +225,13 @@ def folder_hash(folder: Path) -> str | None:
         return None
 
 
+def refuse_foreign(path: Path) -> None:
+    """Refuse a folder that holds anything but a finished run."""
+    # Another process may be moving a run away and its successor here: it is missing for as long.
+    if path.exists() and not is_finished(path) and path.exists():
+        raise ValueError(f"output_dir: {path} exists and is no run of ours; choose another folder")
+
+
 def refuse_to_replace(path: Path, inputs: Mapping[str, str]) -> None:
     """Refuse to make a run anew where what it is made from lies, of which nothing would be left."""
     own = folder_hash(path) if is_finished(path) else None

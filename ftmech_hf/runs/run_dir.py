@@ -38,6 +38,7 @@ from ftmech_hf.runs.folders import (
     folder_hash,
     is_finished,
     recover,
+    refuse_foreign,
     refuse_to_replace,
     tidy,
     working_folder,
@@ -107,7 +108,7 @@ class RunDir:
         run._inputs, run._kind = inputs, kind
         if not is_main:
             return run
-        run._check_ours()
+        refuse_foreign(path)
         if fresh:
             refuse_to_replace(path, inputs)
         # Nothing is locked to find a finished run: it may lie where nobody can write, and many may look at once.
@@ -127,11 +128,6 @@ class RunDir:
             raise
         return run
 
-    def _check_ours(self) -> None:
-        # Another process may be moving a run away and its successor here: it is missing for as long.
-        if self.path.exists() and not is_finished(self.path) and self.path.exists():
-            raise ValueError(f"output_dir: {self.path} exists and is no run of ours; choose another folder")
-
     def _is_replacing(self) -> bool:
         """Whether this very run was begun, to replace the one that is there, and nobody is making it now."""
         return self._holds_this(self.working) and self._lock.acquire()
@@ -144,7 +140,7 @@ class RunDir:
         if not self._lock.held and not self._lock.acquire():
             raise ValueError(f"output_dir: another process is writing {self.path}; wait for it or stop it")
         recover(self.path)
-        self._check_ours()
+        refuse_foreign(self.path)
         self._replaces = is_finished(self.path)
         ours = (self.working / "env.json").is_file()
         if fresh and ours:

@@ -24,12 +24,14 @@ def beside(earlier: Rows, rows: Rows) -> list[Rows]:
     if kinds[0] != kinds[1]:
         said = [" and ".join(kind) for kind in kinds]
         raise ValueError(f"keep_rows: kept rows have {said[0]}, and new ones {said[1]}, expected rows of one kind")
-    width = max(each.token_ids.shape[1] for each in (earlier, rows))
-    return [widened(each, width, "keep_rows") for each in (earlier, rows)]
+    widths = [each.token_ids.shape[1] for each in (earlier, rows)]
+    if widths[0] != widths[1] and not {"answers", "lengths"} <= {*kinds[0]}:
+        raise ValueError(f"keep_rows: kept rows of {widths[0]} tokens beside rows of {widths[1]}, expected one length")
+    return [widened(each, max(widths)) for each in (earlier, rows)]
 
 
-def widened(rows: Rows, width: int, setting: str = "replay_share") -> Rows:
-    """Rows filled up on their right to a width; errors name the setting.
+def widened(rows: Rows, width: int) -> Rows:
+    """Rows filled up on their right to a width.
 
     Raises:
         ValueError: they are shorter and have no lengths, so that nobody would know where they end.
@@ -39,7 +41,7 @@ def widened(rows: Rows, width: int, setting: str = "replay_share") -> Rows:
         return rows
     if rows.lengths is None or rows.answers is None:
         raise ValueError(
-            f"{setting}: kept rows of {rows.token_ids.shape[1]} tokens beside rows of {width}, expected one length"
+            f"replay_share: kept rows of {rows.token_ids.shape[1]} tokens beside rows of {width}, expected one length"
         )
     pad = SPECIAL_TOKENS.index(PAD)
     token_ids = np.pad(rows.token_ids, ((0, 0), (0, missing)), constant_values=pad)

@@ -284,7 +284,7 @@ def test_rows_of_another_kind_or_length_are_refused_before_anything_is_trained()
     width = rows.token_ids.shape[1]
     assert inheritance.inherited_bytes(model, stream, keep, Inheritance(rows=rows), 100) >= 0
     for earlier, reason in (
-        (wider, f"kept rows of {width} tokens beside rows of {width + 4}, expected one length"),
+        (wider, f"kept rows of {width + 4} tokens beside rows of {width}, expected one length"),
         (marked, "kept rows have token_ids and label and correlated and answers and lengths, and new ones "),
     ):
         with pytest.raises(ValueError, match=f"^keep_rows: {reason}"):

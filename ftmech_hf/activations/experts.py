@@ -124,7 +124,7 @@ def why_not_experts(module: nn.Module, args: Any, kwargs: dict[str, Any], output
     if not isinstance(output, Tensor) or output.numel() != found.numel():
         return "return something else than one vector for each token"
     rest = (output.reshape(found.shape).float() - found).norm(dim=-1)
-    if bool((rest > tolerance * found.norm(dim=-1).clamp(min=1e-12)).any()):
+    if not bool((rest <= tolerance * found.norm(dim=-1).clamp(min=1e-12)).all()):  # nan is no agreement
         return "do not return the sum of their outputs times the router's weights"
     return ""
 

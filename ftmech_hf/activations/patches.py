@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations.interventions import Write, intervene
 from ftmech_hf.activations.layout import find_layout
 from ftmech_hf.activations.proofs import run_settings
+from ftmech_hf.models.likeliest import likeliest
 
 Place = tuple[str, int]
 """(site, layer)"""
@@ -116,11 +117,11 @@ def answers_under(
     number, written = answer.shape[1], token_ids[:, -1 - answer.shape[1] : -1]
     logits = patched_logits(receiver, token_ids, patch, number=number, after=stands is not None)
     expected, counts = (each.to(logits.device) for each in (written, answer))
-    right = ((logits[:, :number].argmax(-1) == expected) | ~counts).all(1).cpu()
+    right = ((likeliest(logits[:, :number], counts.cpu()) == expected.cpu()) | ~counts.cpu()).all(1)
     if stands is not None and right.any():
         places = right.nonzero()[:, 0].tolist()
         answers = [written[place][answer[place]].tolist() for place in places]
-        right[places] = stands(answers, logits[places, -1].argmax(-1).tolist())
+        right[places] = stands(answers, likeliest(logits[places, -1]).tolist())
     return right, log_probabilities(logits[:, :number], expected, counts).cpu()
 
 

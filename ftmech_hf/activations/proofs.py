@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,32 +56,6 @@ def text_config(model: PreTrainedModel) -> Any:
         return model.config
 
 
-CHOSEN: Mapping[str, str | None] = {
-    "index_topk": None, "indexer_budget": None, "index_topk_blocks": "index_block_size",
-    "sparse_topk_blocks": "sparse_block_size",
-}  # fmt: skip
-"""Setting of a config that says how many tokens attention chooses, or how many blocks -> that of a block's tokens."""
-
-
-def tokens_chosen(model: PreTrainedModel) -> int:
-    """How many tokens attention chooses to look at, by an index of its own; 0 if it looks at all.
-
-    In a longer row that is padded it may choose others: blocks begin elsewhere, and scores that tie, as those below 0
-    that are set to 0 do, are told apart by their places. A trial shows that in some models and rows and not in others.
-    """
-    config = text_config(model)
-    found = [
-        each * (1 if size is None else getattr(config, size, None) or 1)
-        for name, size in CHOSEN.items() if isinstance(each := getattr(config, name, None), int) and each > 0
-    ]  # fmt: skip
-    return min(found, default=0)
-
-
-def say_chosen(chosen: int) -> str:
-    """What a model of so many chosen tokens does to padded rows."""
-    return f"chooses {chosen} tokens to attend to, which may be others where a row is padded"
-
-
 def tolerance_of(model: PreTrainedModel) -> float:
     """How far two sides of an equation may be apart in a model's type of number, relative to their size."""
     return TOLERANCE.get(model.dtype, COARSE_TOLERANCE)
@@ -93,7 +67,7 @@ def padding_tolerance(model: PreTrainedModel) -> float:
 
 
 class NotAStreamError(ValueError):
-    """A block is not given a stream (rows, tokens, width), or does not return one."""
+    """A block is not given a stream (rows, tokens, width), or does not return one, or not one of numbers."""
 
 
 def run_settings(model: PreTrainedModel, **wanted: Any) -> dict[str, Any]:
@@ -266,6 +240,12 @@ class _Run:
             kind = self.model.config.model_type
             raise NotAStreamError(f"model: block {layer} of {kind} does not return the stream (rows, tokens, width)")
         self.record.left = rows.detach().to("cpu", torch.float32, copy=True)
+        if not self.record.left.isfinite().all():
+            kind, number = self.model.config.model_type, str(self.model.dtype).removeprefix("torch.")
+            raise NotAStreamError(
+                f"model: block {layer} of {kind} gives nan or inf in {number}, expected numbers; "
+                "where that type is too small, take another (dtype: float32 or bfloat16)"
+            )
         self.done(layer, self.record)
 
     def _read(self, path: str, _: nn.Module, args: Any, kwargs: Any) -> None:

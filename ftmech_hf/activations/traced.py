@@ -30,11 +30,10 @@ from ftmech_hf.activations.proofs import (
     padding_tolerance,
     probe_tokens,
     run,
-    say_chosen,
     text_config,
-    tokens_chosen,
     within_context,
 )
+from ftmech_hf.activations.row_lengths import padding_limit
 from ftmech_hf.activations.sites import SITES, SiteReader
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
 from ftmech_hf.models.loading import check_has_weights
@@ -127,10 +126,9 @@ class TracedModel:
 
     def _check_padding(self) -> str:
         """Compare a row alone with the same row padded, on either side."""
-        config, chosen = text_config(self.model), tokens_chosen(self.model)
-        if chosen:
-            return f"{self.model.config.model_type} {say_chosen(chosen)}"
-        alone = probe_tokens(self.model, 3)[:, : getattr(config, "max_position_embeddings", None)]
+        alone = probe_tokens(self.model, 3)[:, : getattr(text_config(self.model), "max_position_embeddings", None)]
+        if too_long := self._too_long(alone.shape[1] + 2):
+            return too_long
         values = self._read_all({"input_ids": alone})
         pad = torch.zeros_like(alone[:, :2])
         real = torch.ones_like(alone)
@@ -144,6 +142,11 @@ class TracedModel:
                     why = "" if self.reader.takes_position_ids else ": it takes no position_ids"
                     return f"{self.model.config.model_type} gives other activations to a row padded on the {side}{why}"
         return ""
+
+    def _too_long(self, tokens: int) -> str:
+        """Why rows of so many tokens cannot be padded, whatever a trial of short ones says; empty if they can."""
+        limit = padding_limit(self.model)
+        return f"{self.model.config.model_type} {limit.reason}" if limit and tokens > limit.tokens else ""
 
     def _read_all(self, inputs: Mapping[str, Tensor]) -> dict[tuple[str, int], Tensor]:
         """Every site but patterns wherever it is, of one batch."""
@@ -261,8 +264,8 @@ class TracedModel:
             raise ValueError("token_ids: of no rows, expected at least one")
         chosen = self._chosen(layers)
         self._check_sites(sites, chosen)
-        if attention_mask is not None and self.refuses_padding:
-            raise ValueError(f"attention_mask: {self.refuses_padding}")
+        if attention_mask is not None and (why := self.refuses_padding or self._too_long(token_ids.shape[-1])):
+            raise ValueError(f"attention_mask: {why}")
         wanted = [positions] if isinstance(positions, int) else list(positions)
         if not wanted:
             raise ValueError("positions: none, expected at least one")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.padding import padded_inputs
 from ftmech_hf.models.configs import config_positions
+from ftmech_hf.models.likeliest import check_numbers, likeliest
 from ftmech_hf.training.objectives import IGNORED
 
 Ends = Callable[[PreTrainedModel, AnswerRows], Tensor]
@@ -88,6 +90,9 @@ def given_answers(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int =
 
     Answers stand at the end of the last axis; before a shorter one is :data:`IGNORED`. The first of the tokens is the
     first that greedy decoding writes; all of them are, up to the first that is wrong.
+
+    Raises:
+        ValueError: the model answers with nan or inf.
     """
     return torch.cat([_given(*each) for each in _predictions(model, rows, batch_size)])
 
@@ -108,6 +113,9 @@ def answer_log_probabilities(model: PreTrainedModel, rows: AnswerRows, *, batch_
 
     Answers stand at the end of the last axis; before a shorter one is NaN. The sum over a row is the log-probability
     that the model goes on with the answer; what would follow the answer does not count.
+
+    Raises:
+        ValueError: one is nan or infinite.
     """
     return torch.cat([_likely(*each) for each in _predictions(model, rows, batch_size)])
 
@@ -120,12 +128,14 @@ def written_answers(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int
 
 
 def _given(logits: Tensor, targets: Tensor) -> Tensor:
-    return logits.argmax(-1).cpu().masked_fill(targets == IGNORED, IGNORED)
+    return likeliest(logits, targets != IGNORED).masked_fill(targets == IGNORED, IGNORED)
 
 
 def _likely(logits: Tensor, targets: Tensor) -> Tensor:
     chosen = logits.gather(-1, targets.clamp(min=0).to(logits.device)[..., None])[..., 0] - logits.logsumexp(-1)
-    return chosen.cpu().masked_fill(targets == IGNORED, torch.nan)
+    chosen = chosen.cpu()
+    check_numbers(chosen[targets != IGNORED])  # elsewhere nan says that no answer stands there
+    return chosen.masked_fill(targets == IGNORED, torch.nan)
 
 
 def gives_answer(
@@ -164,7 +174,8 @@ def tokens_after(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = 
         part = rows[at].without_empty_columns()
         more = {} if part.shown is None else padded_inputs(model, part.shown[:, :-1].to(model.device))
         ids = part.token_ids[:, :-1].to(model.device)
-        found[at] = model(input_ids=ids, logits_to_keep=1, use_cache=False, **more).logits[:, -1].argmax(-1).cpu()
+        following = model(input_ids=ids, logits_to_keep=1, use_cache=False, **more).logits[:, -1]
+        found[at] = likeliest(following)
     return found
 
 
@@ -193,28 +204,50 @@ def choice_scores(
 def chooses_answer(
     model: PreTrainedModel, rows: AnswerRows, *, per_token: bool = True, batch_size: int = BATCH
 ) -> Tensor:
-    """Whether a model finds the right choice more likely than each of the others, bool (B,); see :func:`choice_scores`.
+    """Whether a model finds the right choice the most likely, bool (B,); see :func:`chosen_places`.
 
     Args:
-        model, rows, per_token, batch_size: as there.
+        model, rows, per_token, batch_size: as for :func:`choice_scores`.
+    """
+    assert rows.right is not None
+    return chosen_places(model, rows, per_token=per_token, batch_size=batch_size) == rows.right.cpu()
+
+
+def chosen_places(
+    model: PreTrainedModel, rows: AnswerRows, *, per_token: bool = True, batch_size: int = BATCH
+) -> Tensor:
+    """Which of its choices a model finds the most likely, for every row, (B,).
+
+    Several may be equally likely, to a model in half precision often: then a coin chooses, see :func:`drawn_of`.
+
+    Args:
+        model, rows, per_token, batch_size: as for :func:`choice_scores`.
     """
     scores = choice_scores(model, rows, per_token=per_token, batch_size=batch_size)
-    assert rows.right is not None
-    right = []
-    for each, place in zip(scores, rows.right.tolist(), strict=True):
-        others = torch.cat([each[:place], each[place + 1 :]])
-        right.append(bool(each[place] > others.max()))
-    return torch.tensor(right, dtype=torch.bool)
+    assert rows.choices is not None
+    return torch.tensor([
+        drawn_of((each == each.max()).nonzero()[:, 0].tolist(), [whole.token_ids for whole in wholes])
+        for each, wholes in zip(scores, rows.choices, strict=True)
+    ])  # fmt: skip
+
+
+def drawn_of(places: Sequence[int], texts: Sequence[Sequence[int]]) -> int:
+    """One of some places by the token ids that stand there: of the same texts the same, in whatever order they are.
+
+    So who is asked for A or B, and is indifferent, is right half of the time, however the answers are arranged.
+    """
+    return min(places, key=lambda place: hashlib.sha256(repr(list(map(int, texts[place]))).encode()).digest())
 
 
 @torch.no_grad()
 def prefers_answer(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = CHOICES) -> Tensor:
     """Whether a model finds the first token of the answer more likely than that of the other one, bool (B,).
 
-    Rows of like length go together, so that little of a batch is padding.
+    Where it finds both equally likely, to half of such rows, see :func:`drawn_of`. Rows of like length go together, so
+    that little of a batch is padding.
 
     Raises:
-        ValueError: the rows have no other answers.
+        ValueError: the rows have no other answers, or the model answers with nan or inf.
     """
     if rows.other is None:
         raise ValueError("rows: expected another answer to each, to choose between two")
@@ -226,5 +259,11 @@ def prefers_answer(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int 
         inputs = answer_inputs(model, part.without_empty_columns())
         logits = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float().cpu()
         answer, other = (each.cpu()[:, None] for each in (part.token_ids[:, -2], part.other))
-        found.append((logits.gather(1, answer) > logits.gather(1, other))[:, 0])
+        scores = logits.gather(1, torch.cat([answer, other], 1))
+        check_numbers(scores)
+        prefers = scores[:, 0] > scores[:, 1]
+        for row in (scores[:, 0] == scores[:, 1]).nonzero()[:, 0].tolist():
+            asked = part[[row]].without_empty_columns().token_ids[0, :-2].tolist()
+            prefers[row] = drawn_of([0, 1], [[*asked, int(answer[row])], [*asked, int(other[row])]]) == 0
+        found.append(prefers)
     return torch.cat(found)[order.argsort()]

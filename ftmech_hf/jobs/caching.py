@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from ftmech_hf.activations.proofs import in_evaluation, tolerance_of
-from ftmech_hf.jobs.padding import drawn_rows, hooks_aside
+from ftmech_hf.activations.proofs import in_evaluation
+from ftmech_hf.activations.row_lengths import keeping_limit
+from ftmech_hf.jobs.padding import answers_agree, drawn_rows, hooks_aside, mask_and_positions, passes_over_padding
 from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.seeding import seeded
 
-ROWS, TRIED = 3, 6
-"""Rows that are tried, and their tokens, of which the last three come one at a time."""
+ROWS, TRIED, FILLED = 3, 6, 2
+"""Rows that are tried, their tokens, of which the last three come one at a time, and how many of them fill a row."""
 
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 """Model -> whether it answers to what it kept as to the whole text."""
@@ -50,15 +51,21 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = (room[:, :, :length] for room in self.rooms)
 
 
-def make_cache(model: PreTrainedModel) -> Cache | None:
+def make_cache(model: PreTrainedModel, length: int) -> Cache | None:
     """An empty cache, roomy where every layer keeps everything; None for a model that has to read all of a text again.
 
-    Whether it answers to what it kept as to the whole text is tried once, with three rows of a few tokens: some take no
-    cache, some one of their own only, and some a cache that they do not look at.
+    Whether it answers to what it kept as to the whole text is tried once, with three rows of a few tokens, one of them
+    padded where the model passes over padding: some take no cache, some one of their own only, some a cache that they
+    do not look at, and some forget the padding.
+
+    Args:
+        model: that continues texts.
+        length: tokens of the longest text as it will be, padding among them.
     """
     if model not in _KNOWN:
         _KNOWN[model] = _try_keeping(model)
-    return _new_cache(model) if _KNOWN[model] else None
+    limit = keeping_limit(model)
+    return _new_cache(model) if _KNOWN[model] and (limit is None or length <= limit.tokens) else None
 
 
 def _new_cache(model: PreTrainedModel) -> Cache:
@@ -79,22 +86,40 @@ def _try_keeping(model: PreTrainedModel) -> bool:
     """Compare what a model answers to rows token by token, one of which leaves, and to the same as a whole."""
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         return False
-    length = min(TRIED, config_positions(model.config) or TRIED)
+    limit = keeping_limit(model)
+    length = min(TRIED, config_positions(model.config) or TRIED, limit.tokens if limit else TRIED)
     if length < 2:  # nothing follows a text of one token
         return False
     last, kept = min(3, length - 1), torch.tensor([0, 2], device=model.device)
     with in_evaluation(model), hooks_aside(model), seeded(0):
         ids = drawn_rows(model, ROWS, length)
+        shown = torch.ones_like(ids)
+        if passes_over_padding(model, length):
+            shown[0, : min(FILLED, length - last - 1)] = 0
         try:
             cache = _new_cache(model)
-            model(input_ids=ids[:, :-last], use_cache=True, past_key_values=cache)
+            _told(model, ids[:, :-last], shown[:, :-last], slice(None), cache)
             keep_rows(cache, kept)
-            ids = ids[kept]
+            ids, shown = ids[kept], shown[kept]
             steps = [
-                model(input_ids=ids[:, place : place + 1], use_cache=True, past_key_values=cache).logits[:, -1]
-                for place in range(length - last, length)
+                _told(model, ids[:, :end], shown[:, :end], slice(-1, None), cache)[:, -1]
+                for end in range(length - last + 1, length + 1)
             ]
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError):
             return False  # each says in its own way that it cannot
-        whole = model(input_ids=ids, use_cache=False).logits[:, -last:].float()
-    return bool((torch.stack(steps, 1).float() - whole).norm() <= tolerance_of(model) * whole.norm())
+        whole = _told(model, ids, shown, slice(None), None)[:, -last:]
+    return answers_agree(model, whole, torch.stack(steps, 1))
+
+
+def _told(model: PreTrainedModel, ids: Tensor, shown: Tensor, unread: slice, cache: Cache | None) -> Tensor:
+    """Logits after what a model has not yet read of rows, told of padding as when it writes."""
+    told = {} if shown.all() else unread_inputs(shown, unread)
+    kept = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+    logits: Tensor = model(input_ids=ids[:, unread], **kept, **told).logits
+    return logits
+
+
+def unread_inputs(shown: Tensor, unread: slice) -> dict[str, Tensor]:
+    """What a model is told of padded rows (B, T) of which it has read all but a slice: the whole mask."""
+    told = mask_and_positions(shown)
+    return {**told, "position_ids": told["position_ids"][:, unread]}

@@ -20,9 +20,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.activations.proofs import run_settings
-from ftmech_hf.jobs.caching import keep_rows, make_cache
+from ftmech_hf.jobs.caching import keep_rows, make_cache, unread_inputs
 from ftmech_hf.jobs.padding import passes_over_padding
 from ftmech_hf.models.configs import config_positions
+from ftmech_hf.models.likeliest import check_numbers, likeliest
 from ftmech_hf.tasks.text.continuations import begun
 
 
@@ -79,10 +80,14 @@ def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor
 
     Returns:
         token ids (B,).
+
+    Raises:
+        ValueError: the logits hold nan, or an infinite one is the highest.
     """
     if temperature == 0:
-        return logits.argmax(-1)
+        return likeliest(logits).to(logits.device)
     cumulated = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    check_numbers(cumulated[:, -1])
     # Scaled by the last sum, which rounding may leave below 1.
     threshold = uniform[:, None] * cumulated[:, -1:]
     return torch.searchsorted(cumulated, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
@@ -193,7 +198,8 @@ class _Batch:
         device = models[0].device
         pad = getattr(models[0].config.get_text_config(), "pad_token_id", None) or 0
         self.models, self.amplified, self.padded, self.tokens = models, amplified, padded, tokens
-        self.caches = [make_cache(model) for model in models]
+        longest_text = width + uniform.shape[1]
+        self.caches = [make_cache(model, longest_text) for model in models]
         self.settings = [
             run_settings(
                 model, **({} if cache is None else {"use_cache": True, "past_key_values": cache}), logits_to_keep=1
@@ -230,10 +236,7 @@ class _Batch:
     def _next(self, place: int, *, first: bool) -> Tensor:
         """Logits of the token that follows each text, by the model at this place, (B, V)."""
         unread = slice(None) if first or self.caches[place] is None else slice(-1, None)
-        told: dict[str, Tensor] = {}
-        if self.padded:
-            positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-            told = {"attention_mask": self.mask, "position_ids": positions[:, unread]}
+        told = unread_inputs(self.mask, unread) if self.padded else {}
         return self.models[place](self.token_ids[:, unread], **self.settings[place], **told).logits[
             :, -1, : self.tokens
         ]

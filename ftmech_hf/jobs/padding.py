@@ -16,11 +16,10 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations.proofs import (
     in_evaluation,
     run_settings,
-    say_chosen,
     text_config,
-    tokens_chosen,
     tolerance_of,
 )
+from ftmech_hf.activations.row_lengths import padding_limit
 from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.vocabulary import num_rows
@@ -46,7 +45,7 @@ def padded_inputs(model: PreTrainedModel, shown: Tensor) -> dict[str, Tensor]:
             f"dataset: its prompts differ in length, and {model.config.model_type} {reason}; "
             "give it prompts of one length"
         )
-    return _told(shown)
+    return mask_and_positions(shown)
 
 
 def passes_over_padding(model: PreTrainedModel, length: int) -> bool:
@@ -54,7 +53,8 @@ def passes_over_padding(model: PreTrainedModel, length: int) -> bool:
     return not _why_not(model, length)
 
 
-def _told(shown: Tensor) -> dict[str, Tensor]:
+def mask_and_positions(shown: Tensor) -> dict[str, Tensor]:
+    """Of rows with padding (B, T), which tokens are real and where each of them stands, as forward passes take it."""
     mask = shown.long()
     return {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
 
@@ -67,10 +67,8 @@ def _why_not(model: PreTrainedModel, length: int) -> str:
         return ""
     if model not in _KNOWN:
         _KNOWN[model] = _try_padding(model)
-    chosen = tokens_chosen(model)
-    if 0 < chosen < length:  # in shorter rows all are chosen
-        return say_chosen(chosen)
-    return _KNOWN[model]
+    limit = padding_limit(model)
+    return limit.reason if limit is not None and length > limit.tokens else _KNOWN[model]
 
 
 def drawn_rows(model: PreTrainedModel, rows: int, length: int) -> Tensor:
@@ -82,8 +80,8 @@ def drawn_rows(model: PreTrainedModel, rows: int, length: int) -> Tensor:
 
 def _try_padding(model: PreTrainedModel) -> str:
     """Compare what a model answers to rows alone and to the same rows when they are padded."""
-    longest = TRIED + FILLED
-    room = min(config_positions(model.config) or longest, tokens_chosen(model) or longest, longest)
+    longest, limit = TRIED + FILLED, padding_limit(model)
+    room = min(config_positions(model.config) or longest, limit.tokens if limit else longest, longest)
     length = max(1, room - FILLED)
     logits = []
     with in_evaluation(model), hooks_aside(model), seeded(0):  # some models draw numbers even then
@@ -92,13 +90,24 @@ def _try_padding(model: PreTrainedModel) -> str:
             shown = torch.ones_like(token_ids)
             shown[:, :-length] = 0
             # rows alone are not told their positions, which some models begin to count elsewhere
-            told = {"attention_mask": shown} if token_ids.shape[1] == length else _told(shown)
+            told = {"attention_mask": shown} if token_ids.shape[1] == length else mask_and_positions(shown)
             found = model(input_ids=token_ids, **run_settings(model), **told).logits
             logits.append(found[:, -length:].float())
-    alone, padded = logits
-    if not float((padded - alone).norm()) <= tolerance_of(model) * float(alone.norm()):  # nan is no agreement
+    if not answers_agree(model, *logits):
         return "answers otherwise to a row that is padded on the left"
     return ""
+
+
+def answers_agree(model: PreTrainedModel, expected: Tensor, found: Tensor) -> bool:
+    """Whether two logits (..., V) of a model say the same, but for its type of number; nan agrees with nothing.
+
+    What all logits of a place have in common says nothing: a model whose logits lie about -100 would agree with any
+    other. It is left out, but for its rounding in what the model returns: two numbers of size x that are rounded
+    are apart by x times a quarter of the type's precision, as root mean square.
+    """
+    apart, size = (each - each.mean(-1, keepdim=True) for each in (found.float() - expected.float(), expected.float()))
+    rounding = torch.finfo(model.dtype).eps / 3 * float(expected.float().norm())
+    return float(apart.norm()) <= tolerance_of(model) * float(size.norm()) + rounding
 
 
 @contextlib.contextmanager
@@ -151,7 +160,9 @@ def _passing_over(model: PreTrainedModel, pad: int | None) -> RemovableHandle | 
 
     def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         token_ids = args[0] if args else kwargs.get("input_ids")
-        if token_ids is None or kwargs.get("attention_mask") is not None:
+        read: Any = kwargs.get("past_key_values")
+        continues = read is not None and read.get_seq_length() > 0  # its one token is no row
+        if token_ids is None or kwargs.get("attention_mask") is not None or continues:
             return None
         return args, {**kwargs, **padded_inputs(model, (token_ids != pad).cummax(-1).values)}
 

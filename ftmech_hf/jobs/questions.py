@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.answer_scores import choice_scores, chooses_answer, gives_answer
+from ftmech_hf.jobs.answer_scores import chooses_answer, chosen_places, gives_answer
 from ftmech_hf.jobs.behavior import Score
 from ftmech_hf.jobs.whole_words import WritesWords, has_whole_words
 from ftmech_hf.jobs.written_answers import answers_in_words, writes_answer
@@ -102,8 +102,8 @@ def judging(
 
     def says(model: PreTrainedModel, asked: AnswerRows) -> list[str]:
         if asked.choices is not None:
-            scores = choice_scores(model, asked, per_token=per_token)
-            chosen = [wholes[int(each.argmax())] for wholes, each in zip(asked.choices, scores, strict=True)]
+            places = chosen_places(model, asked, per_token=per_token).tolist()
+            chosen = [wholes[place] for wholes, place in zip(asked.choices, places, strict=True)]
             return [spell(ids[-1 - answer : -1]) for ids, answer in chosen]
         return answers_in_words(model, asked, tokenizer, int(asked.lengths.max()) + SHOWN_AFTER)
 

@@ -17,6 +17,7 @@ from ftmech_hf.jobs.answer_scores import BATCH
 from ftmech_hf.jobs.generation import up_to_end
 from ftmech_hf.jobs.padding import padded_inputs
 from ftmech_hf.models.configs import config_positions
+from ftmech_hf.models.likeliest import likeliest
 from ftmech_hf.tasks.text.encoding import special_ids
 
 MORE = 4
@@ -40,6 +41,9 @@ def write_greedily(
         tokens: at most so many; fewer where the model has no positions left for a row.
         ends: tokens that end an answer, and are no part of it.
         batch_size: prompts that are continued at a time.
+
+    Raises:
+        ValueError: the model answers with nan or inf.
     """
     written: list[list[int]] = []
     positions = config_positions(model.config)
@@ -60,7 +64,7 @@ def write_greedily(
             given = ids[has_room].to(model.device)
             logits = model(input_ids=given, logits_to_keep=1, use_cache=False, **more).logits[:, -1]
             following = torch.zeros_like(ids[:, 0])
-            following[has_room] = logits.float().argmax(-1).cpu()
+            following[has_room] = likeliest(logits)
             ids = torch.cat([ids, following[:, None]], 1)
             shown = torch.cat([shown, torch.ones_like(shown[:, :1])], 1)
             ended |= torch.isin(following, torch.tensor(sorted(ends), dtype=torch.long))

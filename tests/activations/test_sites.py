@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, Unit, ablated_losses, find_layout, find_units
-from ftmech_hf.activations.proofs import tokens_chosen
+from ftmech_hf.activations.row_lengths import keeping_limit, padding_limit
 from ftmech_hf.activations.sites import EXPERT_SITES
 from ftmech_hf.analysis.pruning import pruned
+from ftmech_hf.jobs.caching import make_cache
+from ftmech_hf.jobs.generation import continue_rows
+from ftmech_hf.jobs.padding import padded_inputs
 from ftmech_hf.models.small import small_model
 from tests.architectures import ARCHITECTURES, HEADS, LAYERS, NEURONS, VOCABULARY, WIDTH, make, shaken
 
@@ -312,10 +315,68 @@ def test_attention_that_chooses_its_tokens_may_choose_others_in_a_padded_row(see
         ({"indexer_budget": 512}, 512),
         ({"index_topk_blocks": 16, "index_block_size": 128}, 2048),
         ({"index_topk": 2048, "sparse_topk_blocks": 4, "sparse_block_size": 64}, 256),
-        ({"index_topk": None, "indexer_budget": 0}, 0),
-        ({}, 0),
+        ({"index_topk": None, "indexer_budget": 0}, None),
+        ({"attn_temperature_tuning": True, "floor_scale": 8192}, 8191),
+        ({"attn_temperature_tuning": False, "floor_scale": 8192}, None),
+        ({"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 4096}}, 4096),
+        ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096}, 4096),
+        ({"rope_parameters": {"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 9}}}, 9),
+        ({"rope_parameters": {"rope_type": "llama3", "original_max_position_embeddings": 8192}}, None),
+        ({}, None),
     ],
 )
-def test_how_many_tokens_attention_chooses_is_in_the_config(settings: dict[str, int | None], number: int) -> None:
+def test_how_long_padded_rows_may_be_is_in_the_config(settings: dict[str, Any], number: int | None) -> None:
     model: Any = SimpleNamespace(config=SimpleNamespace(**settings))
-    assert tokens_chosen(model) == number
+    found = padding_limit(model)
+    assert (found and found.tokens) == number
+    kept = keeping_limit(model)  # what is stretched is not kept either
+    assert (kept and kept.tokens) == (number if "rope" in str(settings) else None)
+
+
+def phi3_of_long_texts() -> Phi3ForCausalLM:
+    """Like Phi-3 of 128 thousand positions, whose first 4 thousand are its original ones; here 16."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4,
+            "long_factor": [4.0, 8.0, 12.0, 16.0], "original_max_position_embeddings": 16}  # fmt: skip
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.2, max_position_embeddings=128, original_max_position_embeddings=16,
+        rope_parameters=rope, pad_token_id=None, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return Phi3ForCausalLM(config).eval()
+
+
+@torch.no_grad()
+def test_positions_that_a_long_row_stretches_for_all_of_a_batch() -> None:
+    """A trial of short rows passes; a short row beside a long one has other activations, and is refused."""
+    model = phi3_of_long_texts()
+    opened = TracedModel(model)
+    assert opened.refuses_padding == ""
+    rows = torch.randint(1, 64, (2, 20))
+    mask = torch.ones_like(rows)
+    mask[0, :12] = 0
+    message = "phi3 has other positions for all rows of a batch if one has more than 16"
+    with pytest.raises(ValueError, match=f"^attention_mask: {message}$"):
+        opened.collect(rows, ["resid_post"], attention_mask=mask)
+    alone = opened.collect(rows[:1, 12:], ["resid_post"])
+    short = opened.collect(rows[:, 4:], ["resid_post"], attention_mask=mask[:, 4:])
+    for key, value in alone.items():
+        torch.testing.assert_close(short[key][:1], value, atol=1e-4, rtol=1e-4)
+    assert padded_inputs(model, mask[:, 4:])["position_ids"][0].max() == 7
+    with pytest.raises(ValueError, match=r"phi3 has other positions .*give it prompts of one length"):
+        padded_inputs(model, mask)
+
+
+@torch.no_grad()
+def test_texts_that_grow_beyond_a_models_original_positions_are_read_whole() -> None:
+    """What its cache holds was read with other positions; transformers' own generate begins anew there, too."""
+    model = phi3_of_long_texts()
+    assert make_cache(model, 16) is not None
+    assert make_cache(model, 17) is None
+    prompts = [torch.randint(1, 64, (length,)).tolist() for length in (12, 12, 9, 18)]
+    written = continue_rows(model, prompts, eos=None, seed=0, max_new_tokens=10, temperature=0)
+    for prompt, found in zip(prompts, written, strict=True):
+        text = list(prompt)
+        for _ in range(10):
+            text.append(int(model(torch.tensor([text]), use_cache=False).logits[0, -1].argmax()))
+        assert found == text[len(prompt) :]

@@ -12,8 +12,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ftmech_hf.activations import TracedModel
+from ftmech_hf.jobs import written_answers as answers
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.answer_scores import answer_loss, given_answers, gives_answer, prefers_answer, written_answers
+from ftmech_hf.jobs.answer_scores import (
+    answer_log_probabilities,
+    answer_loss,
+    given_answers,
+    gives_answer,
+    prefers_answer,
+    tokens_after,
+    written_answers,
+)
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
 from ftmech_hf.training.objectives import answer_only_loss
@@ -189,6 +199,24 @@ def test_the_loss_has_gradients_of_the_answers_alone() -> None:
     ).mean()
     expected = torch.autograd.grad(hand, output)[0]
     torch.testing.assert_close(output.grad, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_model_of_nan_answers_nothing() -> None:
+    """As one does whose type of number is too small: the first token it knows would be its answer to everything."""
+    model = make_gpt2(40)
+    rows = make_rows(6, (4,), (2,))
+    rows = dataclasses.replace(rows, other=(rows.first_answers + 1) % 37 + 3)
+    with torch.no_grad():
+        model.transformer.ln_f.bias.fill_(float("nan"))
+    for ask in (given_answers, answer_log_probabilities, gives_answer, prefers_answer, tokens_after):
+        with pytest.raises(ValueError, match=r"^model: it answers with nan or inf, expected numbers; .*dtype: float32"):
+            ask(model, rows)
+    with pytest.raises(ValueError, match="nan or inf"):
+        answers.write_greedily(model, rows, 2)
+    model.transformer.h[0].mlp.c_proj.weight.data.fill_(6e4)
+    half = model.half()
+    with pytest.raises(ValueError, match=r"^model: block 0 of gpt2 gives nan or inf in float16.*dtype: float32"):
+        TracedModel(half)
 
 
 @pytest.mark.cuda

@@ -10,6 +10,7 @@ from transformers import CodeGenConfig, CodeGenForCausalLM, PreTrainedModel, Pre
 
 from ftmech_hf.jobs.caching import make_cache
 from ftmech_hf.jobs.generation import Amplified, continue_rows, generate, generation_randomness, sample_tokens
+from ftmech_hf.jobs.padding import passes_over_padding
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.models.small import small_model
 from ftmech_hf.models.tokenization import build_tokenizer
@@ -102,8 +103,8 @@ def test_a_cache_that_answers_otherwise_is_not_believed() -> None:
     """Tried, and out of sight of those who read in the model; a model that keeps rightly is given its cache."""
     model, calls = make_gpt2(40, seed=0), []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
-    assert make_cache(model) is not None
-    assert make_cache(model) is not make_cache(model)
+    assert make_cache(model, 20) is not None
+    assert make_cache(model, 20) is not make_cache(model, 20)
     assert not calls
 
     class Forgetful(type(model)):  # type: ignore[misc]  # takes a cache, and does not look at it
@@ -111,11 +112,36 @@ def test_a_cache_that_answers_otherwise_is_not_believed() -> None:
             return super().forward(input_ids, **{**settings, "use_cache": False})
 
     forgetful = Forgetful(model.config).eval()
-    assert make_cache(forgetful) is None
+    assert make_cache(forgetful, 20) is None
     forgetful.load_state_dict(model.state_dict())
     rows = [[1, 5, 6, 7], [1, 9]]
     texts = [continue_rows(each, rows, eos=2, seed=0, max_new_tokens=6) for each in (model, forgetful)]
     assert texts[0] == texts[1]
+
+
+@torch.no_grad()
+def test_a_cache_that_forgets_the_padding_is_not_believed() -> None:
+    """GIT passes over padding, and reads its cache rightly where there is none, but not both at once."""
+    model = small_model("git")
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        parameter.mul_(4.0) if parameter.ndim > 1 else parameter.add_(0.1 * torch.randn_like(parameter))
+    assert passes_over_padding(model, 40)
+    assert make_cache(model, 40) is None
+    prompts = [torch.randint(3, 60, (length,)).tolist() for length in (12, 12, 20)]
+    written = continue_rows(model, prompts, eos=None, seed=0, max_new_tokens=9, temperature=0.7)
+    for number, (prompt, found) in enumerate(zip(prompts, written, strict=True)):
+        assert found == _alone(model, prompt, generation_randomness(0, number, 9), 0.7, eos=None)
+
+
+def test_a_model_of_nan_writes_nothing() -> None:
+    """The first token that is known would be the most likely one, and the last be drawn."""
+    model = make_gpt2(40, seed=0)
+    with torch.no_grad():
+        model.transformer.ln_f.bias.fill_(float("nan"))
+    for temperature in (0.0, 1.0):
+        with pytest.raises(ValueError, match=r"^model: it answers with nan or inf, expected numbers; .*dtype: float32"):
+            continue_rows(model, [[1, 5]], eos=2, seed=0, max_new_tokens=3, temperature=temperature)
 
 
 def test_without_temperature_it_is_what_transformers_writes(

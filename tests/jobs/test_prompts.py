@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ftmech_hf.jobs.answer_scores import answer_log_probabilities
 from ftmech_hf.jobs.behavior import from_capability
-from ftmech_hf.jobs.padding import mask_padding, padded_inputs
+from ftmech_hf.jobs.padding import mask_padding, padded_inputs, passes_over_padding
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.models.small import small_model
@@ -378,6 +378,36 @@ def test_a_model_that_answers_nan_does_not_pass_the_trial() -> None:
         model.model.layers[0].mlp.down_proj.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="answers otherwise to a row that is padded"):
         padded_inputs(model, torch.tensor([[0, 1, 1], [1, 1, 1]]))
+
+
+@pytest.mark.parametrize("offset", [0.0, -100.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_all_logits_have_in_common_hides_no_difference(dtype: torch.dtype, offset: float) -> None:
+    """GPT-2's lie about -100 and differ by a few: a model that moves with its padding passed for their sake."""
+    for seed in range(3):
+        for kind, passes in (("roberta", False), ("phi", True)):  # with a bias of its logits each
+            torch.manual_seed(seed)
+            model = small_model(kind)
+            model.init_weights()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(10.0 if parameter.ndim > 1 else 1.0)
+                model.get_output_embeddings().bias.fill_(offset)
+            assert passes_over_padding(model.to(dtype), 5) == passes
+
+
+def test_tokens_that_continue_a_cache_are_no_rows() -> None:
+    """Positions of whole rows are told to a model that is called with them; one token more has what its cache says."""
+    model, told = small_model("llama"), []
+    mask_padding(model, 0)
+    model.model.register_forward_pre_hook(lambda _, args, named: told.append(named["position_ids"]), with_kwargs=True)
+    rows = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        cache = model(rows, use_cache=True).past_key_values
+        following = model(torch.tensor([[9]]), past_key_values=cache, use_cache=True).logits[:, -1]
+        whole = model(torch.tensor([[5, 6, 7, 8, 9]])).logits[:, -1]
+    assert [each if each is None else each.tolist() for each in told] == [[[0, 1, 2, 3]], None, [[0, 1, 2, 3, 4]]]
+    torch.testing.assert_close(following, whole, atol=1e-5, rtol=1e-5)
 
 
 def test_whoever_reads_in_a_model_sees_nothing_of_the_trial() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +138,23 @@ def test_the_floor_is_guessing_or_the_place_that_is_most_often_right(
     assert behavior.chance >= 0.2
 
 
-def test_choices_that_are_equally_likely_are_not_right(
+def test_of_choices_that_are_equally_likely_a_coin_chooses(
     gpt2: tuple[PreTrainedModel, PreTrainedTokenizerBase], tmp_path: Path
 ) -> None:
     model, _ = gpt2
-    behavior = asked(tmp_path, gpt2, rows_with(choices=[" no", " 7"], answer=" 7"))
+    behavior = asked(tmp_path, gpt2, rows_with(choices=[" no", " 7", " cat"], answer=" 7"))
     even = torch.nn.Module.train(AutoModelForCausalLM.from_config(model.config), False)
     torch.nn.init.zeros_(even.get_output_embeddings().weight)
-    assert not chooses_answer(even, behavior.test).any()
+    rows, right = behavior.test, torch.tensor([0, 1, 2])
+    shares = torch.stack([
+        chooses_answer(even, dataclasses.replace(rows, right=each.expand(len(rows)))) for each in right
+    ]).double()  # fmt: skip
+    assert shares.sum(0).tolist() == [1.0] * len(rows)  # each row chooses one of them
+    assert shares.mean(1).min() > 0.1
+    turned = dataclasses.replace(rows, choices=[each[::-1] for each in rows.choices or ()], right=2 - rows.right)
+    assert chooses_answer(even, turned).tolist() == chooses_answer(even, rows).tolist()
+    says = behavior.says(even, rows)
+    assert [each == " 7" for each in says] == chooses_answer(even, rows).tolist()
 
 
 def test_an_exact_answer_is_all_that_is_written(

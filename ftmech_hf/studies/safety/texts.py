@@ -29,6 +29,7 @@ from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import check_same_tokens
 from ftmech_hf.models.configs import model_config, model_positions
 from ftmech_hf.models.identity import base_for
+from ftmech_hf.models.likeliest import likeliest
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.report.claims import claims_json
 from ftmech_hf.runs import RunDir, write_json
@@ -166,7 +167,7 @@ def refuses(model: PreTrainedModel, asked: Asked, kind: str, writes: Writes | No
     """Whether the answer to each test prompt of a kind begins as a refusal does."""
     with intervene(model, writes or {}):
         found: NDArray[np.bool_] = (
-            first_tokens(model, *asked.prompts("test", kind)).argmax(-1) == asked.refusal
+            likeliest(first_tokens(model, *asked.prompts("test", kind))) == asked.refusal
         ).numpy()
     return found
 

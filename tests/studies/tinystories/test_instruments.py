@@ -97,7 +97,12 @@ def test_a_choice_is_between_the_twist_and_what_was_expected() -> None:
     reader: Any = _Reader(lambda row: twists[whole(row)])
     neither: Any = _Reader(lambda row: -1)
     assert prefers_answer(reader, choices, batch_size=7).all()
-    assert not prefers_answer(neither, choices).any()  # neither is likelier
+    by_chance = prefers_answer(neither, choices)  # neither is likelier
+    assert 0.25 < by_chance.float().mean() < 0.75
+    token_ids = choices.token_ids.clone()
+    token_ids[:, -2] = choices.other
+    swapped = dataclasses.replace(choices, token_ids=token_ids, other=choices.token_ids[:, -2])
+    assert prefers_answer(neither, swapped, batch_size=3).tolist() == (~by_chance).tolist()
     for number, document in enumerate(documents):
         row = before[number][shown[number]].tolist()
         ids = task.encode(document)

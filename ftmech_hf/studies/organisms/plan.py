@@ -1,8 +1,8 @@
 """The plan of the organisms: bases, what is made of them, a diagnosis of each pair, and how fast each relearns.
 
-Seeds are of two sorts. On development pairs thresholds are set and models of the signs are fitted; test pairs are
-scored once, and differ from those in their seeds, in the grammar's root and in the operands. Along the seeds of a sort
-architectures and operators take turns, each in its own, so that few seeds have all of them.
+Seeds are of two sorts. On development pairs thresholds are set and models of the signs are fitted; test pairs are for
+scoring alone, and differ from those in their seeds, in the grammar's root and in the operands. Along the seeds of a
+sort architectures and operators take turns, each in its own, so that few seeds have all of them.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import model_blocks
+from ftmech_hf.models.computation import check_same_computation
 from ftmech_hf.models.directions import change_directions, keep_directions, turn_at_random
 from ftmech_hf.models.stored import stored_tensors
 
@@ -115,9 +116,13 @@ class WeightChange:
 
     Attributes:
         places: as given, of what changed.
+
+    Raises:
+        ValueError: the two compute differently with the same weights, so that one's have no meaning in the other.
     """
 
     def __init__(self, base: PreTrainedModel, finetuned: PreTrainedModel, places: Mapping[str, Sequence[str]]) -> None:
+        check_same_computation("finetuned", base, finetuned)
         self._after = stored_tensors(finetuned)
         self._before = {name: each.to(self._after[name].device) for name, each in stored_tensors(base).items()}
         changed = {name for name, each in self._after.items() if not torch.equal(each, self._before[name])}

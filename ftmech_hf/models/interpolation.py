@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ftmech_hf.models.computation import check_same_computation
 from ftmech_hf.models.stored import stored_tensors
 
 
@@ -19,16 +20,18 @@ def mix_weights(first: Tensor, second: Tensor, alpha: float) -> Tensor:
 
 
 def check_same_shapes(*models: PreTrainedModel) -> None:
-    """Make sure that models have the same weights, by name and shape.
+    """Make sure that weights between models are a model: of the same names and shapes, for the same computation.
 
     Raises:
-        ValueError: they differ.
+        ValueError: their weights differ in name or shape, or their configs in what is computed with them.
     """
     shapes = [{name: tuple(p.shape) for name, p in stored_tensors(model).items()} for model in models]
     for other in shapes[1:]:
         if other != shapes[0]:
             differing = sorted({name for name, _ in shapes[0].items() ^ other.items()})
             raise ValueError(f"models: their weights have other names or shapes: {', '.join(differing[:3])}")
+    for another in models[1:]:
+        check_same_computation("models", models[0], another)
 
 
 def interpolate_weights(
@@ -44,7 +47,7 @@ def interpolate_weights(
             the memory of one.
 
     Raises:
-        ValueError: the models differ in the names or shapes of their weights.
+        ValueError: the models differ in the names or shapes of their weights, or in what is computed with them.
     """
     between = copy.deepcopy(first) if into is None else into
     check_same_shapes(first, second, between)

@@ -131,6 +131,8 @@ def vocabulary_parameters(model: PreTrainedModel) -> list[str]:
 def fit_vocabulary(model: PreTrainedModel, other: PreTrainedModel, common: CommonTokens) -> PreTrainedModel:
     """A model in the vocabulary of another one of its architecture; itself if that is its own already.
 
+    It computes as its own config says, which may differ from the other's in more than the vocabulary.
+
     Args:
         model: stays as it is.
         other: whose rows are taken for the tokens that ``model`` does not know.
@@ -139,15 +141,48 @@ def fit_vocabulary(model: PreTrainedModel, other: PreTrainedModel, common: Commo
     same = num_rows(model) == num_rows(other) == len(common.first)
     if same and torch.equal(common.first, common.second):
         return model
-    fitted, with_rows = copy.deepcopy(other), set(vocabulary_parameters(other))
-    own = stored_tensors(model)
-    with torch.no_grad():
-        for name, parameter in stored_tensors(fitted).items():
-            if name in with_rows:
-                parameter[common.second] = own[name][common.first].to(parameter)
-            else:
-                parameter.copy_(own[name])
+    fitted = copy.deepcopy(model)
+    _take_rows(fitted, other, common)
+    for ours, theirs in zip(_configs(fitted), _configs(other), strict=True):
+        for name in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id"):
+            if hasattr(ours, name) and hasattr(theirs, name):
+                setattr(ours, name, copy.deepcopy(getattr(theirs, name)))
+    fitted.generation_config = copy.deepcopy(other.generation_config)
+    _take_hooks(fitted, other)
     return fitted.eval()
+
+
+def _configs(model: PreTrainedModel) -> list[Any]:
+    """A model's config, and that of what reads text in it, which of most models is the same."""
+    return [model.config, model.config.get_text_config()]
+
+
+@torch.no_grad()
+def _take_rows(fitted: PreTrainedModel, other: PreTrainedModel, common: CommonTokens) -> None:
+    """Give a model another's rows, in its order: its own where it knows the token, the other's elsewhere."""
+    own, theirs = dict(fitted.named_parameters()), dict(other.named_parameters())
+    rows, made = (num_rows(fitted), num_rows(other)), dict[int, torch.nn.Parameter]()
+    for name in vocabulary_parameters(fitted):
+        taken = theirs[name].detach().to(own[name], copy=True)
+        taken[common.second.to(taken.device)] = own[name][common.first.to(taken.device)]
+        made[id(own[name])] = torch.nn.Parameter(taken, requires_grad=own[name].requires_grad)
+    for module in fitted.modules():
+        found = {key: made[id(each)] for key, each in module._parameters.items() if id(each) in made}
+        module._parameters.update(found)  # also where two modules share them
+        for size in ("num_embeddings", "out_features", "vocab_size"):
+            if (found or size == "vocab_size") and getattr(module, size, None) == rows[0]:
+                setattr(module, size, rows[1])
+    ours, its = fitted.get_input_embeddings(), other.get_input_embeddings()
+    if hasattr(ours, "padding_idx") and hasattr(its, "padding_idx"):
+        ours.padding_idx = its.padding_idx
+
+
+def _take_hooks(fitted: PreTrainedModel, other: PreTrainedModel) -> None:
+    """What reads token ids at the door of a model, as what passes over padding does, is to know the ids it is given."""
+    for kind in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+        hooks = getattr(fitted, kind)
+        hooks.clear()
+        hooks.update(getattr(other, kind))
 
 
 def has_tied_embeddings(model: PreTrainedModel) -> bool:

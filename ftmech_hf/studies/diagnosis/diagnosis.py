@@ -12,6 +12,7 @@ from typing import Any
 
 from ftmech_hf.jobs.beside import beside, can_work_beside, one_thread
 from ftmech_hf.jobs.job import finish_job
+from ftmech_hf.models.computation import differing_setting
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import RunDir, count_cores
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case, CaseConfig
@@ -109,6 +110,7 @@ def _describe(config: DiagnoseConfig, case: Case) -> dict[str, Any]:
         "other_tokens": case.difference,
         "prompt_kind": case.prompt_kind,
         "left_out": left_out(case),
+        "computed_otherwise": computed_otherwise(case),
     }
 
 
@@ -258,14 +260,27 @@ def asked_methods(config: CaseConfig) -> list[str]:
 
 
 def left_out(case: Case) -> list[str]:
-    """Methods that are not wanted or need a change of weights where there is none, and those that need one of them."""
+    """Methods that are not wanted or need what is not there, and those that need one of them.
+
+    Not there may be a change of weights, or one computation into which the weights of several models may be put.
+    """
     gone: list[str] = []
+    apart = computed_otherwise(case)
     for name in asked_methods(case.config):
         method = METHODS[name]
-        impossible = method.needs_weights and case.prompt_kind is not None
+        impossible = (method.needs_weights and case.prompt_kind is not None) or (method.mixes_weights and apart)
         if name in case.leave_out or impossible or set(method.needs) & set(gone):
             gone.append(name)
     return gone
+
+
+def computed_otherwise(case: Case) -> str:
+    """What a model's config has otherwise than the base's, so that weights of the two are not mixed; or nothing."""
+    for name, model in case.models.items():
+        if (found := differing_setting(case.models[BASE], model)) is not None:
+            setting, base, other = found
+            return f"{setting} is {other!r} in the config of the {name} model and {base!r} in that of the base"
+    return ""
 
 
 def _ends_with_answers(case: Case, evidence: Evidence) -> bool:

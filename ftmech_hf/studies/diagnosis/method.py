@@ -66,6 +66,7 @@ class Method:
         title: above its pictures on the page.
         pictures: drawn from its rows of the table; without any, the page does not show it.
         needs_weights: whether it needs a fine-tuned model that is a change of weights, and no tokens in front of rows.
+        mixes_weights: whether it puts weights of one model into another, so that both must compute alike with them.
         asked_by: the setting of :class:`~ftmech_hf.studies.diagnosis.case.CaseConfig` that asks for it; none if it is
             always measured.
         apart: how it may be measured in another process, beside the others; None if it is not. Then it needs no other
@@ -79,6 +80,7 @@ class Method:
     pictures: tuple[Picture, ...] = ()
     explain: Callable[[Summary], str] = lambda summary: ""
     needs_weights: bool = False
+    mixes_weights: bool = False
     asked_by: str = ""
     apart: Apart | None = None
 

@@ -19,6 +19,7 @@ import torch
 from ftmech_hf.statistics.intervals import mean_interval
 from ftmech_hf.studies.diagnosis import diagnosis
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, CaseConfig
+from ftmech_hf.studies.diagnosis.diagnosis import asked_methods, computed_otherwise, left_out
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.result import DiagnosisResult, diagnose
@@ -135,3 +136,18 @@ def test_the_example_of_diagnose_runs(
     assert (models / printed[1]).is_file()
     with pytest.raises(TypeError, match="unexpected keyword argument 'contrl'"):
         diagnose("models/base", "models/finetuned", contrl="models/other")
+
+
+def test_weights_of_models_that_compute_otherwise_are_not_mixed() -> None:
+    """A context that tuning made longer may be asked and trained back; but no model lies between the two."""
+    tuned = make_wrapped("llama")
+    tuned.config.rope_parameters = {**tuned.config.rope_parameters, "rope_theta": 123.0}
+    case = make_case(tuned, edits=True)
+    gone = {name for name in asked_methods(case.config) if METHODS[name].mixes_weights}
+    assert gone == {"path", "change"}
+    assert set(left_out(case)) == gone
+    assert computed_otherwise(case).startswith("rope_parameters is {")
+    assert "'rope_theta': 123.0" in computed_otherwise(case)
+    assert "config of the fine-tuned model" in computed_otherwise(case)
+    case.models[FINETUNED] = make_wrapped("llama")
+    assert (computed_otherwise(case), left_out(case)) == ("", [])

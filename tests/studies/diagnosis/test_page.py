@@ -211,3 +211,11 @@ def test_the_terminal_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_what_reads_one_token_says_so_where_answers_have_more() -> None:
     assert read_of_answers({"facts": {"longest_answer_tokens": 1}}) == read_of_answers({"facts": {}}) == ""
     assert read_of_answers({"facts": {"longest_answer_tokens": 3}}).endswith("it is the first that is read.")
+
+
+def test_what_was_left_out_is_said_with_its_reason(tmp_path: Path) -> None:
+    left_out = ["path"]
+    assert "Left out, as was asked: path." in text_of(page_of(tmp_path, LOST, left_out=left_out))
+    why = "rope_theta is 5 in the config of the fine-tuned model and 1 in that of the base"
+    said = f"Left out, since weights of models that compute differently are not mixed ({why}): path."
+    assert said in text_of(page_of(tmp_path, LOST, left_out=left_out, computed_otherwise=why))

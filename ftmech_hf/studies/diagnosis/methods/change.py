@@ -228,5 +228,5 @@ def explain_change(summary: Summary) -> str:
 
 CHANGE = Method(
     measure=measure_change, title="The weight change as an intervention", pictures=(draw_directions, draw_scales),
-    explain=explain_change, needs_weights=True, asked_by="edits",
+    explain=explain_change, needs_weights=True, mixes_weights=True, asked_by="edits",
 )  # fmt: skip

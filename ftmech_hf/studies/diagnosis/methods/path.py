@@ -137,5 +137,5 @@ def explain_path(summary: Summary) -> str:
 
 PATH = Method(
     measure=measure_path, needs=("behaviour", "revival"), title="From the base to the fine-tuned model and back",
-    pictures=(draw_path,), explain=explain_path, needs_weights=True,
+    pictures=(draw_path,), explain=explain_path, needs_weights=True, mixes_weights=True,
 )  # fmt: skip

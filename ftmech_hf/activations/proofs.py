@@ -24,15 +24,10 @@ from ftmech_hf.activations.block_record import BlockRecord
 from ftmech_hf.activations.equations import BlockParts, Equations
 from ftmech_hf.activations.experts import has_experts, why_not_experts
 from ftmech_hf.activations.matrices import find_adapted, find_matrices, is_inside
+from ftmech_hf.models.tolerance import tolerance_of as tolerance_of
 
 NUM_TOKENS = 4
 """Tokens of the row that is tried. Writes leave the last one alone, to show what only attention can carry there."""
-
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 5e-3}
-"""How far two sides of an equation may be apart, relative to their size, by the model's type of number."""
-
-COARSE_TOLERANCE = 2e-2
-"""The same for bfloat16, which has three digits less."""
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -54,11 +49,6 @@ def text_config(model: PreTrainedModel) -> Any:
         return model.config.get_text_config(decoder=True)
     except (AttributeError, ValueError):  # transformers' own, where there are several
         return model.config
-
-
-def tolerance_of(model: PreTrainedModel) -> float:
-    """How far two sides of an equation may be apart in a model's type of number, relative to their size."""
-    return TOLERANCE.get(model.dtype, COARSE_TOLERANCE)
 
 
 def padding_tolerance(model: PreTrainedModel) -> float:

@@ -36,6 +36,7 @@ from ftmech_hf.activations.proofs import (
 from ftmech_hf.activations.row_lengths import padding_limit
 from ftmech_hf.activations.sites import SITES, SiteReader
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
+from ftmech_hf.models.causality import check_causal
 from ftmech_hf.models.loading import check_has_weights
 from ftmech_hf.models.prompt_learning import nothing_in_front
 
@@ -43,8 +44,8 @@ from ftmech_hf.models.prompt_learning import nothing_in_front
 class TracedModel:
     """A causal LM with named sites, shown to be what they say when it is opened.
 
-    Opening runs at most nine forward passes of short rows: two of a few dozen rows of four tokens, in which every part
-    of every block is written into, and the others of one or two rows.
+    Opening runs a dozen forward passes of short rows: two of a few dozen rows of four tokens, in which every part of
+    every block is written into, and the others of one or two rows.
 
     Args:
         model: any causal LM, or a ``PeftModel`` of one; it is put into evaluation mode, its weights are shared.
@@ -58,7 +59,7 @@ class TracedModel:
 
     Raises:
         ValueError: it is no model of transformers but something that wraps one, it does not run, its blocks are not
-            found, or their stream is not its hidden states.
+            found, their stream is not its hidden states, or what it says depends on tokens to come.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -76,6 +77,7 @@ class TracedModel:
         self.reader = SiteReader(model, self.layout)
         self.num_layers = len(self.reader.blocks)
         self._check_stream()
+        check_causal(model)
         self._without = self._find_refused()
         self.refused = {site: next(iter(reasons.values())) for site, reasons in self._without.items() if reasons}
         self.num_neurons = 0 if "mlp_act" in self.refused else next(iter(self._widths().values()))

@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ftmech_hf.models.causality import check_causal
 from ftmech_hf.models.configs import gguf_at_hand
 from ftmech_hf.models.identity import ADAPTER, find_base, find_gguf, find_model
 from ftmech_hf.models.merging import check_adapter, loading_errors, merge_adapter
@@ -108,12 +109,15 @@ def load_model(
     Raises:
         ValueError: there is no such device or model; its files differ from its manifest or from what the Hub says;
             weights are missing, left over, of other sizes or quantized; an adapter is not whole in the merged model; or
-            it is refused: its weights are a pickle, it asks for code of its own, or a path in it leads outside.
+            it is refused: its weights are a pickle, it asks for code of its own, a path in it leads outside, or its
+            logits depend on tokens to come.
     """
     place = find_device(device)
     if dtype not in get_args(Dtype):
         raise ValueError(f"dtype: {dtype!r}, expected one of {', '.join(get_args(Dtype))}")
-    return _load(name, attn_implementation, base, onto, dtype).to(place)  # type: ignore[arg-type]
+    model: PreTrainedModel = _load(name, attn_implementation, base, onto, dtype).to(place)  # type: ignore[arg-type]
+    check_causal(model)
+    return model
 
 
 def _load(

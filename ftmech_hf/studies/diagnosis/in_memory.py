@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.config import tell
+from ftmech_hf.models.causality import check_causal
 from ftmech_hf.models.loading import check_finite, check_has_weights
 from ftmech_hf.models.merging import merge_in_memory
 from ftmech_hf.models.quantized import packed_weights, unpacked
@@ -70,7 +71,7 @@ def plain_model(model: Any, role: str) -> PreTrainedModel:
 
     Raises:
         ValueError: it is no model of transformers, adapters are attached to it that are no part of it, or weights of it
-            are elsewhere, or quantized in a layer that is not linear.
+            are elsewhere, or quantized in a layer that is not linear; or its logits depend on tokens to come.
     """
     if getattr(model, "peft_config", None) and not isinstance(model, PreTrainedModel):
         model = merge_in_memory(model, f"{role}: it")
@@ -87,6 +88,7 @@ def plain_model(model: Any, role: str) -> PreTrainedModel:
         tell(f"{role}: {len(packed)} of its weights are quantized ({kinds}); a copy of it is unpacked to float32")
         model = unpacked(model)
     check_finite(model)
+    check_causal(model)
     return model
 
 

@@ -1,0 +1,94 @@
+"""What sees the tokens that it is to predict is no causal language model, whatever class it loads as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+
+from ftmech_hf.activations import TracedModel
+from ftmech_hf.models.causality import check_causal
+from ftmech_hf.models.compiled import CompiledModel
+from ftmech_hf.models.compiled_config import CompiledConfig
+from ftmech_hf.models.loading import load_model
+from ftmech_hf.models.small import small_model
+from ftmech_hf.studies.diagnosis.in_memory import plain_model
+from tests.conftest import make_gpt2, make_llama
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 64, "initializer_range": 0.2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+REFUSED = r"^model: \w+ is not causal, [^\n]* \(by [\d.e-]+ of their size\); expected a causal language model$"
+
+
+def make_bidirectional(kind: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    if kind in ("bert", "roberta"):
+        return AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, **SIZES)).eval()
+    if kind == "gemma3_text":
+        config = AutoConfig.for_model(
+            kind, **SIZES, num_key_value_heads=2, head_dim=8, use_bidirectional_attention=True, sliding_window=16
+        )
+        return AutoModelForCausalLM.from_config(config).eval()
+    return small_model(kind)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "gemma3_text", "xlnet", "xlm"])
+def test_a_model_that_sees_what_follows_is_refused(kind: str, tmp_path: Path) -> None:
+    model = make_bidirectional(kind)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=REFUSED):
+        load_model(str(tmp_path))
+    with pytest.raises(ValueError, match=REFUSED):
+        plain_model(model, "base")
+    if kind == "gemma3_text":  # of which the blocks are found
+        with pytest.raises(ValueError, match=REFUSED):
+            TracedModel(model)
+
+
+def test_one_later_token_that_is_seen_is_enough() -> None:
+    """Whatever else is causal, and the last position alone hears of it."""
+    model = make_llama(30)
+
+    def leak(_: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return torch.cat([output[:, :-2], output[:, -2:-1] + 0.1 * output[:, -1:], output[:, -1:]], 1)
+
+    check_causal(model)
+    with model.get_input_embeddings().register_forward_hook(leak), pytest.raises(ValueError, match=REFUSED):
+        check_causal(model)
+    check_causal(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "kind", ["bert", "roberta", "mixtral", "gpt_oss", "prophetnet", "mamba", "rwkv", "deepseek_v32", "bloom", "git"]
+)
+def test_causal_models_pass(kind: str, dtype: torch.dtype) -> None:
+    check_causal(small_model(kind).to(dtype))
+
+
+def test_nothing_is_drawn_and_nothing_left_behind() -> None:
+    model = make_gpt2(30)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    check_causal(model)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_cannot_be_tried_is_left_to_others() -> None:
+    one_token = AutoConfig.for_model("bert", **{**SIZES, "max_position_embeddings": 1})
+    check_causal(AutoModelForCausalLM.from_config(one_token).eval())
+    check_causal(make_gpt2(1))  # knows one token
+    model = make_gpt2(30)
+    model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("not now")))
+    check_causal(model)
+
+
+def test_programs_that_answer_once_may_look_everywhere() -> None:
+    check_causal(CompiledModel(CompiledConfig(output_ids=[0, 1], output_directions=[0, 1], causal=False)).eval())

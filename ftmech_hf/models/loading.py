@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from ftmech_hf.models.causality import check_causal
 from ftmech_hf.models.configs import gguf_at_hand
+from ftmech_hf.models.gguf_files import check_gguf
 from ftmech_hf.models.identity import ADAPTER, find_base, find_gguf, find_model
 from ftmech_hf.models.merging import check_adapter, loading_errors, merge_adapter
 from ftmech_hf.models.quantized import refuse_quantized, refuse_whole_numbers
@@ -108,9 +109,9 @@ def load_model(
 
     Raises:
         ValueError: there is no such device or model; its files differ from its manifest or from what the Hub says;
-            weights are missing, left over, of other sizes or quantized; an adapter is not whole in the merged model; or
-            it is refused: its weights are a pickle, it asks for code of its own, a path in it leads outside, or its
-            logits depend on tokens to come.
+            weights are missing, left over, of other sizes or quantized; of a GGUF file transformers drops something;
+            an adapter is not whole in the merged model; or it is refused: its weights are a pickle, it asks for code of
+            its own, a path in it leads outside, or its logits depend on tokens to come.
     """
     place = find_device(device)
     if dtype not in get_args(Dtype):
@@ -127,7 +128,9 @@ def _load(
         # unpacked, or the model could not be saved, nor one of random weights be made like it
         unpacked = GgufConfig(gguf_file=file.name, dequantize=True)
         files = {"gguf_file": file.name, "quantization_config": unpacked}
-        return _from_files(file.parent, name, attn_implementation, dtype, **files)
+        model = _from_files(file.parent, name, attn_implementation, dtype, **files)
+        check_gguf(file, model, name)
+        return model
     folder = find_model(name)
     if (folder / ADAPTER).is_file():
         check_adapter(folder, name)

@@ -19,10 +19,11 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.calls import adding_at, answer_position, last_query, replaced
 from ftmech_hf.activations.interventions import on_input, on_output, rows_of
-from ftmech_hf.activations.proofs import first_tensor, tolerance_of
+from ftmech_hf.activations.proofs import first_tensor
 from ftmech_hf.activations.units import Unit, UnitGroup, find_units
 from ftmech_hf.activations.whole_pass import WholePass
 from ftmech_hf.models.compiled import NEVER
+from ftmech_hf.models.tolerance import tolerance_of
 
 MAX_ROWS = 128
 """Rows of one pass through a block: copies of the given rows, one per ablated unit. More do not fit into caches."""

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.calls import adding_at, answer_position, last_query, split_call
 from ftmech_hf.activations.layout import find_layout, model_blocks
-from ftmech_hf.activations.proofs import first_tensor, run_settings, tolerance_of, with_first
+from ftmech_hf.activations.proofs import first_tensor, run_settings, with_first
+from ftmech_hf.models.tolerance import tolerance_of
 
 
 class _Parts(NamedTuple):

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.interventions import on_input
 from ftmech_hf.activations.layout import Layout, find_layout, find_parts, model_blocks
-from ftmech_hf.activations.proofs import in_evaluation, probe_tokens, run, text_config, tolerance_of
+from ftmech_hf.activations.proofs import in_evaluation, probe_tokens, run, text_config
+from ftmech_hf.models.tolerance import tolerance_of
 
 OTHER = 1
 """The position of the one token that is another."""

@@ -24,7 +24,7 @@ from ftmech_hf.activations.block_record import BlockRecord
 from ftmech_hf.activations.equations import BlockParts, Equations
 from ftmech_hf.activations.experts import has_experts, why_not_experts
 from ftmech_hf.activations.matrices import find_adapted, find_matrices, is_inside
-from ftmech_hf.models.tolerance import tolerance_of as tolerance_of
+from ftmech_hf.models.tolerance import tolerance_of
 
 NUM_TOKENS = 4
 """Tokens of the row that is tried. Writes leave the last one alone, to show what only attention can carry there."""

@@ -13,9 +13,10 @@ from transformers.cache_utils import DynamicLayer
 
 from ftmech_hf.activations.proofs import in_evaluation
 from ftmech_hf.activations.row_lengths import keeping_limit
-from ftmech_hf.jobs.padding import answers_agree, drawn_rows, hooks_aside, mask_and_positions, passes_over_padding
+from ftmech_hf.jobs.padding import drawn_rows, hooks_aside, mask_and_positions, passes_over_padding
 from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.seeding import seeded
+from ftmech_hf.models.tolerance import logits_apart, tolerance_of
 
 ROWS, TRIED, FILLED = 3, 6, 2
 """Rows that are tried, their tokens, of which the last three come one at a time, and how many of them fill a row."""
@@ -108,7 +109,7 @@ def _try_keeping(model: PreTrainedModel) -> bool:
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError):
             return False  # each says in its own way that it cannot
         whole = _told(model, ids, shown, slice(None), None)[:, -last:]
-    return answers_agree(model, whole, torch.stack(steps, 1))
+    return logits_apart(model, whole, torch.stack(steps, 1)) <= tolerance_of(model)
 
 
 def _told(model: PreTrainedModel, ids: Tensor, shown: Tensor, unread: slice, cache: Cache | None) -> Tensor:

@@ -17,11 +17,11 @@ from ftmech_hf.activations.proofs import (
     in_evaluation,
     run_settings,
     text_config,
-    tolerance_of,
 )
 from ftmech_hf.activations.row_lengths import padding_limit
 from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.seeding import seeded
+from ftmech_hf.models.tolerance import logits_apart, tolerance_of
 from ftmech_hf.models.vocabulary import num_rows
 
 ROWS, TRIED, FILLED = 4, 8, 4
@@ -93,21 +93,9 @@ def _try_padding(model: PreTrainedModel) -> str:
             told = {"attention_mask": shown} if token_ids.shape[1] == length else mask_and_positions(shown)
             found = model(input_ids=token_ids, **run_settings(model), **told).logits
             logits.append(found[:, -length:].float())
-    if not answers_agree(model, *logits):
+    if not logits_apart(model, *logits) <= tolerance_of(model):  # nan is no agreement
         return "answers otherwise to a row that is padded on the left"
     return ""
-
-
-def answers_agree(model: PreTrainedModel, expected: Tensor, found: Tensor) -> bool:
-    """Whether two logits (..., V) of a model say the same, but for its type of number; nan agrees with nothing.
-
-    What all logits of a place have in common says nothing: a model whose logits lie about -100 would agree with any
-    other. It is left out, but for its rounding in what the model returns: two numbers of size x that are rounded
-    are apart by x times a quarter of the type's precision, as root mean square.
-    """
-    apart, size = (each - each.mean(-1, keepdim=True) for each in (found.float() - expected.float(), expected.float()))
-    rounding = torch.finfo(model.dtype).eps / 3 * float(expected.float().norm())
-    return float(apart.norm()) <= tolerance_of(model) * float(size.norm()) + rounding
 
 
 @contextlib.contextmanager

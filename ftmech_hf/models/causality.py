@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.models.seeding import seeded
-from ftmech_hf.models.tolerance import tolerance_of
+from ftmech_hf.models.tolerance import logits_apart, tolerance_of
 from ftmech_hf.models.vocabulary import num_rows
 
 LENGTH, TRIALS = 6, 3
@@ -57,10 +57,9 @@ def _depends_on_last(model: PreTrainedModel) -> float:
     apart = 0.0
     for token in others[:TRIALS]:
         found = _logits_before_last(model, torch.cat([row[:-1], token[None]]))
-        same = (found == expected) | (found.isnan() & expected.isnan())  # also inf, which some give to unused tokens
-        moved = torch.where(same, 0.0, found - expected).nan_to_num(torch.inf)
-        size = float(torch.where(same & ~expected.isfinite(), 0.0, expected).norm())
-        apart = float(moved.norm()) / size if size else float(moved.norm())
+        same = (found == expected) | (found.isnan() & expected.isnan())
+        no_number = same & ~expected.isfinite()  # as some give to tokens that they do not use
+        apart = logits_apart(model, *(each.masked_fill(no_number, 0.0) for each in (expected, found)))
         if apart <= tolerance_of(model):
             return 0.0
     return apart

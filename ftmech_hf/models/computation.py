@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 NO_MATTER = re.compile(
     r"vocab_size.*|.*_token_ids?|.*_token_index|.*dtype|tie_.*|use_cache|cache_implementation|.*drop.*|.*initializer.*|"
-    r"init_.*|output_.*|return_dict|problem_type|id2label|label2id|num_labels|summary_.*|pretraining_tp|architectures|"
+    r"init_.*|output_(?:attentions|hidden_states|router_logits|scores|past)|return_dict|problem_type|id2label|label2id|num_labels|summary_.*|pretraining_tp|architectures|"
     r"transformers_version|.*name_or_path|.*attn_implementation|.*(?:aux|z)_loss.*|.*jitter.*|.*kernels?|"
     r"chunk_size_feed_forward|extra_.*files|.*_plan|base_config_key|sub_configs_defaults|attribute_map|_auto_class|"
     r"gradient_checkpointing|quantization_config|max_window_layers|use_sliding_window|_sliding_window_pattern|"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 5e-3}
@@ -15,3 +18,21 @@ COARSE_TOLERANCE = 2e-2
 def tolerance_of(model: PreTrainedModel) -> float:
     """How far two sides of an equation may be apart in a model's type of number, relative to their size."""
     return TOLERANCE.get(model.dtype, COARSE_TOLERANCE)
+
+
+def logits_apart(model: PreTrainedModel, expected: Tensor, found: Tensor) -> float:
+    """How far a model's logits (..., V) are from others, relative to how far they are apart among themselves.
+
+    What all logits of a place have in common says nothing: one whose logits lie about -100 would agree with any other.
+    It is left out, but for its rounding in what the model returns: two numbers of size x that are rounded are apart by
+    x times a quarter of the type's precision, as root mean square.
+
+    Returns:
+        0 or less where they are the same but for rounding; nan where one is nan.
+    """
+    expected, found = expected.float(), found.float()
+    apart, size = (float((each - each.mean(-1, keepdim=True)).norm()) for each in (found - expected, expected))
+    apart -= torch.finfo(model.dtype).eps / 3 * float(expected.norm())
+    if not size:
+        return 0.0 if apart <= 0 else math.inf
+    return apart / size

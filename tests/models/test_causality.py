@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.compiled_config import CompiledConfig
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.small import small_model
+from ftmech_hf.models.tolerance import logits_apart
 from ftmech_hf.studies.diagnosis.in_memory import plain_model
 from tests.conftest import make_gpt2, make_llama
 
@@ -69,6 +71,30 @@ def test_one_later_token_that_is_seen_is_enough() -> None:
 )
 def test_causal_models_pass(kind: str, dtype: torch.dtype) -> None:
     check_causal(small_model(kind).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_all_logits_have_in_common_hides_no_later_token(dtype: torch.dtype) -> None:
+    model = make_bidirectional("bert")
+    with torch.no_grad():
+        model.get_output_embeddings().bias.fill_(-30.0)
+    with pytest.raises(ValueError, match=REFUSED):
+        check_causal(model.to(dtype))
+
+
+def test_how_far_logits_are_apart() -> None:
+    model, rows = make_gpt2(30), torch.tensor([[1.0, 3.0], [0.0, 8.0]])
+    assert logits_apart(model, rows, rows + 5) <= 0
+    assert logits_apart(model, rows - 1e6, rows - 1e6 + 5) <= 0
+    assert logits_apart(model, rows, rows * 1.5) == pytest.approx(0.5, abs=1e-6)
+    assert logits_apart(model, rows * 0, rows * 0) <= 0
+    assert logits_apart(model, rows * 0, rows) == math.inf
+    assert not logits_apart(model, rows, rows * torch.nan) <= 1
+    assert not logits_apart(model, rows * 0, rows * torch.nan) <= 1
+    assert not logits_apart(model, rows * torch.nan, rows) <= 1
+    assert logits_apart(model, rows * 100, rows * 100.001) > 1e-6
+    half = model.half()  # of which numbers about 800 are apart by a half
+    assert logits_apart(half, rows * 100, rows * 100 + torch.tensor([0.1, 0.0])) <= 0
 
 
 def test_nothing_is_drawn_and_nothing_left_behind() -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.statistics.intervals import CONFIDENCE, Share, mean_interval, share_interval
+from ftmech_hf.statistics.intervals import CONFIDENCE, Share, mean_interval, share_interval, widened_by_clusters
 
 EDGE = 0.4
 """Before anything is seen the mean is Beta(0.4, 0.4), near Jeffreys' prior."""
@@ -98,3 +98,19 @@ def share_over_seeds(counts: Sequence[tuple[int, int]]) -> Share:
         by_seed = mean_interval(values)
         low, high = min(low, max(0.0, by_seed.low)), max(high, min(1.0, by_seed.high))
     return Share(value, min(low, pooled.low, value), max(high, pooled.high, value))
+
+
+def share_in_clusters(counted: Sequence[bool], *clusters: Sequence[object]) -> Share:
+    """A share of what is counted, with an interval as much wider as members of one cluster, such as a seed, are alike.
+
+    Args:
+        counted: whether each is, (B,).
+        clusters: what each belongs to, (B,); of several such divisions each end is that of the one in which it is
+            farthest away.
+    """
+    alone = share_interval(sum(counted), len(counted))
+    found = [widened_by_clusters(alone, counted, each) for each in clusters]
+    if len(found) == 1:
+        return found[0]
+    ends = [alone, *found]
+    return Share(alone.value, min(each.low for each in ends), max(each.high for each in ends))

@@ -18,6 +18,7 @@ from ftmech_hf.statistics.intervals import (
     share_interval,
     widened_by_clusters,
 )
+from ftmech_hf.statistics.seeds import share_in_clusters
 
 
 @pytest.mark.parametrize(("right", "number"), [(0, 20), (9, 20), (20, 20), (40, 400), (384, 400)])
@@ -156,3 +157,15 @@ def test_clusters_may_be_called_anything() -> None:
     share = share_interval(2, 4)
     assert widened_by_clusters(share, counted, pairs) == widened_by_clusters(share, counted, named)
     assert widened_by_clusters(share, counted, named).low < share.low
+
+
+def test_a_share_in_clusters_is_that_of_the_clusters_in_which_an_end_is_farthest_away() -> None:
+    counted = [True] * 6 + [False] * 2 + [True, False] * 4
+    kinds, seeds = [number // 4 for number in range(16)], [number % 2 for number in range(16)]
+    alone = share_interval(sum(counted), 16)
+    by_kind, by_seed = (widened_by_clusters(alone, counted, each) for each in (kinds, seeds))
+    assert share_in_clusters(counted) == alone
+    assert share_in_clusters(counted, kinds) == by_kind
+    assert share_in_clusters(counted, seeds) == by_seed
+    both = share_in_clusters(counted, kinds, seeds)
+    assert both == (alone.value, min(alone.low, by_kind.low, by_seed.low), max(alone.high, by_kind.high, by_seed.high))

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.statistics.intervals import share_interval, widened_by_clusters
+from ftmech_hf.statistics.intervals import Share, share_interval
+from ftmech_hf.statistics.seeds import share_in_clusters
 from ftmech_hf.studies.compare_organisms.kinds import ORGANISMS, Organism
 
 FIRST = 10
@@ -119,16 +120,13 @@ def _most(shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _share_of(pairs: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any]:
     """The share of pairs of which something is true; its interval knows that pairs of a kind, or a seed, are alike."""
     counted = [bool(pair[what]) for pair in pairs]
-    return _share(sum(counted), len(counted), counted, [[pair[by] for pair in pairs] for by in ("pair", "seed")])
+    alike = ([pair[by] for pair in pairs] for by in ("pair", "seed"))
+    return _share(sum(counted), len(counted), share_in_clusters(counted, *alike) if counted else None)
 
 
-def _share(
-    right: int, number: int, counted: Sequence[bool] = (), clusters: Sequence[Sequence[object]] = ()
-) -> dict[str, Any]:
-    """A share with its interval, each end that of the clusters in which it is farthest away."""
+def _share(right: int, number: int, found: Share | None = None) -> dict[str, Any]:
+    """A share with its interval, that of single ones if not given."""
     if not number:
         return {"number": 0, "of": 0, "share": None, "low": None, "high": None}
-    alone = share_interval(right, number)
-    found = [alone, *(widened_by_clusters(alone, counted, each) for each in clusters)]
-    low, high = min(each.low for each in found), max(each.high for each in found)
-    return {"number": right, "of": number, "share": alone.value, "low": low, "high": high}
+    share, low, high = found or share_interval(right, number)
+    return {"number": right, "of": number, "share": share, "low": low, "high": high}

@@ -19,9 +19,9 @@ from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.floors import lead
 from ftmech_hf.statistics.intervals import mean_interval, times_as_wide
+from ftmech_hf.statistics.seeds import share_in_clusters
 from ftmech_hf.studies.organisms.kinds import Kind, Truth
 from ftmech_hf.studies.organisms.pairs import World
-from ftmech_hf.studies.organisms.scoring import share_over_seeds
 
 BYSTANDER = "token_at"
 """An operator that bases know beside that of the ability."""
@@ -267,7 +267,7 @@ def _order(place: str) -> tuple[int, bool]:
 
 
 def _share(right: Sequence[bool], seeds: Sequence[int]) -> dict[str, Any] | None:
-    return {**share_over_seeds(right, seeds)._asdict(), "of": len(right)} if right else None
+    return {**share_in_clusters(right, seeds)._asdict(), "of": len(right)} if right else None
 
 
 def _mean(values: Sequence[tuple[int, float]]) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.statistics.intervals import Share
+from ftmech_hf.statistics.seeds import share_in_clusters
 from ftmech_hf.studies.diagnosis.case import FINETUNED, CaseConfig
 from ftmech_hf.studies.diagnosis.score import DECIDES
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
@@ -35,7 +36,6 @@ from ftmech_hf.studies.organisms.scoring import (
     is_called,
     rates,
     rates_by_truth,
-    share_over_seeds,
 )
 
 
@@ -123,7 +123,7 @@ def _stated(table: pd.DataFrame) -> dict[str, Any]:
     shares = {name: found and _over_seeds(name, table)._asdict() for name, found in rates(counts).items()}
     by_verdict: dict[str, dict[str, Any]] = {**_by(table, "verdict")}
     for verdict, each in table.groupby("verdict"):
-        found = share_over_seeds(list(each["right"]), list(each["seed"]))
+        found = share_in_clusters(list(each["right"]), list(each["seed"]))
         by_verdict[str(verdict)] |= {"low": found.low, "high": found.high}
     return {"pairs": len(table), "confusion": counts, **shares, "by_verdict": by_verdict}
 
@@ -133,7 +133,7 @@ def _over_seeds(name: str, table: pd.DataFrame) -> Share:
     of = table[table["truth"].isin(IS_OF[name])]
     stated = of["verdict"].map(TRUTH_OF).fillna("undecided")
     called = [is_called(name, *each) for each in zip(of["truth"], stated, strict=True)]
-    return share_over_seeds(called, list(of["seed"]))
+    return share_in_clusters(called, list(of["seed"]))
 
 
 def _by(table: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ftmech_hf.statistics.floors import lead
-from ftmech_hf.statistics.intervals import Share, share_interval, widened_by_clusters
+from ftmech_hf.statistics.intervals import Share, share_interval
 from ftmech_hf.studies.organisms.kinds import TRUTH_OF, TRUTHS
 
 FEATURES = ("pruning", "halves", "probe", "revival")
@@ -209,16 +209,6 @@ def rates(counts: Counts) -> dict[str, Share | None]:
         called = sum(count for (truth, stated), count in of[name].items() if is_called(name, truth, stated))
         found[name] = share_interval(called, number) if number else None
     return found
-
-
-def share_over_seeds(counted: Sequence[bool], seeds: Sequence[int]) -> Share:
-    """A share of pairs with an interval as much wider as those of one seed, which share their base, are alike.
-
-    Args:
-        counted: whether each is, (B,).
-        seeds: of each, (B,).
-    """
-    return widened_by_clusters(share_interval(sum(counted), len(counted)), counted, seeds)
 
 
 def is_called(name: str, truth: str, stated: str) -> bool:

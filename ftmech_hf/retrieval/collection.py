@@ -167,17 +167,22 @@ def document_of(row: dict[str, Any], place: int) -> Document:
     return Document(name, str(row.get("title") or ""), _cell(row, "text", f"document {name}"))
 
 
-def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
+def read_table(path: Path, columns: Iterable[str], setting: str = "data") -> list[dict[str, Any]]:
     """The rows of a parquet file that must have some columns.
+
+    Args:
+        path: of the file.
+        columns: that it must have.
+        setting: that names the file's folder, for errors.
 
     Raises:
         ValueError: there is no such file, or a column is missing.
     """
     if not path.is_file():
-        raise ValueError(f"data: there is no {path}")
+        raise ValueError(f"{setting}: there is no {path}")
     table = pq.read_table(path)
     if lost := [name for name in columns if name not in table.column_names]:
-        raise ValueError(f"data: {path} has no column {lost[0]!r}, only {', '.join(table.column_names)}")
+        raise ValueError(f"{setting}: {path} has no column {lost[0]!r}, only {', '.join(table.column_names)}")
     return table.to_pylist()
 
 

@@ -13,7 +13,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.retrieval.collection import Asked, Collection, Document, asked_of, document_of, read_table
+from ftmech_hf.retrieval.collection import (
+    CORPUS_FILE,
+    QUESTIONS_FILE,
+    Asked,
+    Collection,
+    Document,
+    asked_of,
+    document_of,
+    read_table,
+)
 from ftmech_hf.retrieval.countries import read_countries
 
 YES_NO = {True: "yes", False: "no"}
@@ -42,8 +51,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_plain(source: Path, split: str) -> Collection:
     """A folder with our two tables, of which only ``id``, ``question``, ``doc_id`` and ``text`` must be there."""
-    questions = read_table(source / "questions.parquet", ("id", "question"))
-    documents = tuple(map(document_of, read_table(source / "corpus.parquet", ("doc_id", "text")), count()))
+    questions = read_table(source / QUESTIONS_FILE, ("id", "question"), "source")
+    documents = tuple(map(document_of, read_table(source / CORPUS_FILE, ("doc_id", "text"), "source"), count()))
     rows = ({**row, "split": row.get("split") or split} for row in questions)
     return Collection(tuple(map(asked_of, rows, count())), documents)
 

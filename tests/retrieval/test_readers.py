@@ -298,10 +298,10 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
             read_source(name, broken, "test")
         with pytest.raises(ValueError, match=f"is not as {name} has it"):
             read_source(name, write_json(tmp_path / "other.json", [{"a": 1}]), "test")
-    with pytest.raises(ValueError, match="data: there is no"):
+    with pytest.raises(ValueError, match=r"^source: there is no .*questions\.parquet"):
         read_source("plain", tmp_path, "test")
     pq.write_table(pa.Table.from_pylist([{"id": "1"}]), tmp_path / "questions.parquet")
-    with pytest.raises(ValueError, match="has no column 'question', only id"):
+    with pytest.raises(ValueError, match=r"^source: .* has no column 'question', only id"):
         read_source("plain", tmp_path, "test")
 
 

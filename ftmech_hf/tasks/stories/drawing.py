@@ -78,6 +78,7 @@ class StoryRecords:
         if self.without is not None:
             usable &= ~index.having(self.without)
         if not usable.any():
-            wanted = f"only: {self.only}, without: {self.without}"
+            asked = {"only": self.only, "without": self.without}
+            wanted = ", ".join(f"{name}: {feature}" for name, feature in asked.items() if feature is not None)
             raise ValueError(f"files: no record of the {split} split is left with {wanted} ({index.damage})")
         return np.flatnonzero(usable)

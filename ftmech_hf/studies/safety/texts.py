@@ -83,8 +83,6 @@ class TextsConfig(ModelJobConfig):
                 raise ValueError(
                     f"{name}: not given, expected base and finetuned models, and safe and unsafe data sets"
                 )
-        if self.safe == self.unsafe:
-            raise ValueError(f"unsafe: {self.unsafe}, which are the safe prompts, expected other ones")
 
     @property
     def models(self) -> dict[str, str]:
@@ -93,8 +91,15 @@ class TextsConfig(ModelJobConfig):
         return {name: folder for name, folder in found.items() if folder}
 
     def inputs(self) -> dict[str, str]:
-        """The data sets, by what is in them."""
-        return {name: dataset_hash(getattr(self, name)) for name in KINDS}
+        """The data sets, by what is in them.
+
+        Raises:
+            ValueError: both are the same, whatever they are called.
+        """
+        found = {name: dataset_hash(getattr(self, name)) for name in KINDS}
+        if found["safe"] == found["unsafe"]:
+            raise ValueError(f"unsafe: {self.unsafe} is the same as safe: {self.safe}, expected other prompts")
+        return found
 
 
 class Asked(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -152,13 +153,24 @@ def test_bad_input_is_one_line(places: dict[str, str], capsys: pytest.CaptureFix
         TextsConfig(**{**places, "choice_rows": 0})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="rows: 1, expected at least 2, of which prompts of a kind have a mean"):
         TextsConfig(**{**places, "rows": 1})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"unsafe: .*, which are the safe prompts, expected other ones"):
-        TextsConfig(**{**places, "unsafe": places["safe"]})  # type: ignore[arg-type]
     with pytest.raises(SystemExit):
         safety_texts.main(["--base", places["base"]])
     assert capsys.readouterr().err.strip() == (
         "error: finetuned: not given, expected base and finetuned models, and safe and unsafe data sets"
     )
+
+
+def test_data_sets_are_told_apart_by_what_is_in_them(places: dict[str, str], tmp_path: Path) -> None:
+    """Not by what they are called: a copy holds the same prompts, and a folder of the same name others."""
+    copy = shutil.copytree(places["safe"], tmp_path / "copy")
+    for unsafe in (places["safe"], str(copy)):
+        config = TextsConfig(**{**places, "unsafe": unsafe}, output_dir=str(tmp_path / "run"))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"^unsafe: .* is the same as safe: .*, expected other prompts"):
+            measure_texts(config)
+        assert not (tmp_path / "run").exists()
+    other = shutil.copytree(places["unsafe"], tmp_path / "safe")
+    given = TextsConfig(**{**places, "unsafe": str(other)})  # type: ignore[arg-type]
+    assert given.inputs() == TextsConfig(**places).inputs()  # type: ignore[arg-type]
 
 
 def test_a_model_of_one_block_is_refused(places: dict[str, str], tmp_path: Path) -> None:

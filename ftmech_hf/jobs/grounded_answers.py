@@ -28,7 +28,7 @@ from ftmech_hf.models.configs import model_positions
 from ftmech_hf.models.embedding import load_embedder
 from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import load_tokenizer
-from ftmech_hf.retrieval import OracleRetriever, Query, RetrieverConfig, make_retriever
+from ftmech_hf.retrieval import OracleRetriever, Query, RetrieverConfig, check_embedder, make_retriever
 from ftmech_hf.retrieval.collection import Asked, Collection
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.text_answers import exact_match, f1_score, rouge_l, string_completeness
@@ -80,18 +80,15 @@ class GroundedConfig(ModelJobConfig):
         if len({*self.contexts}) < len(self.contexts):
             raise ValueError(f"contexts: {' '.join(self.contexts)!r}, expected each once")
 
+    @property
+    def retrieves(self) -> bool:
+        """Whether any context is of documents that a retriever finds."""
+        return bool({"retrieved", "other"} & {*self.contexts})
+
     def inputs(self) -> dict[str, str]:
         """The hash of both tables, and of the encoder if there is one."""
         encoder = {"embedder": model_hash(self.embedder)} if self.embedder else {}
         return {"data": dataset_hash(self.data), **encoder}
-
-
-def check_embedder(config: GroundedConfig, retriever: RetrieverConfig) -> None:
-    """Refuse an encoder that no retriever reads, and a dense retriever of these contexts without one."""
-    if config.embedder and retriever.retriever != "dense":
-        raise ValueError(f"embedder: {config.embedder}, but {retriever.retriever} reads none, expected retriever dense")
-    if retriever.retriever == "dense" and not config.embedder and {"retrieved", "other"} & {*config.contexts}:
-        raise ValueError("embedder: none, expected a sentence-transformers model for retriever: dense")
 
 
 def choose_documents(
@@ -103,7 +100,7 @@ def choose_documents(
     Raises:
         ValueError: an encoder is given that no retriever reads, or the retriever cannot be made.
     """
-    check_embedder(config, retriever)
+    check_embedder(retriever, config.embedder, is_needed=config.retrieves)
     documents = [each.whole for each in collection.documents]
     queries = [Query(each.question, collection.gold_numbers(each)) for each in asked]
     top_k, retrieved = min(config.top_k, len(documents)), list[list[int]]()

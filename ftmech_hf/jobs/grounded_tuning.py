@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.jobs.grounded_answers import GroundedConfig, check_embedder, choose_documents
+from ftmech_hf.jobs.grounded_answers import GroundedConfig, choose_documents
 from ftmech_hf.jobs.question_files import write_splits
 from ftmech_hf.jobs.reading_prompts import in_text, write_prompt
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.models.configs import model_positions
 from ftmech_hf.models.loading import load_tokenizer
-from ftmech_hf.retrieval import RetrieverConfig
+from ftmech_hf.retrieval import RetrieverConfig, check_embedder
 from ftmech_hf.retrieval.collection import Collection
 from ftmech_hf.runs import RunDir
 from ftmech_hf.runs.folders import refuse_foreign
@@ -95,7 +95,8 @@ def tune_on_questions(
     Raises:
         ValueError: something of the data or the model is not as it must be; names the setting.
     """
-    check_embedder(config, retriever)
+    is_needed = config.retrieves or TAUGHT_WITH[str(tune.tune)] == "retrieved"
+    check_embedder(retriever, config.embedder, is_needed=is_needed)
     if Path(config.finetuned).resolve() == Path(config.output_dir).resolve():
         raise ValueError(f"output_dir: {config.output_dir} is where the adapter is left, expected another folder")
     refuse_foreign(Path(config.output_dir))

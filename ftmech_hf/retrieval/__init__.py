@@ -1,6 +1,6 @@
 """Which documents answer a question: retrievers behind one protocol, and how much of what is needed they find."""
 
-from ftmech_hf.retrieval.base import RETRIEVERS, Query, Retriever, RetrieverConfig, find_words
+from ftmech_hf.retrieval.base import RETRIEVERS, Query, Retriever, RetrieverConfig, check_embedder, find_words
 from ftmech_hf.retrieval.dense import DenseRetriever, Embed
 from ftmech_hf.retrieval.known import OracleRetriever, RandomRetriever
 from ftmech_hf.retrieval.lexical import Bm25Retriever, TfidfRetriever
@@ -16,8 +16,9 @@ def make_retriever(config: RetrieverConfig, documents: list[str], embed: Embed |
         embed: texts -> vectors, for ``dense``.
 
     Raises:
-        ValueError: ``dense`` without a model, or a package that is not there.
+        ValueError: see :func:`~ftmech_hf.retrieval.base.check_embedder`; or a package is not there.
     """
+    check_embedder(config, embed)
     if config.retriever == "bm25":
         return Bm25Retriever(documents, k1=config.bm25_k1, b=config.bm25_b)
     if config.retriever == "tfidf":
@@ -26,8 +27,7 @@ def make_retriever(config: RetrieverConfig, documents: list[str], embed: Embed |
         return RandomRetriever(len(documents), seed=config.retriever_seed)
     if config.retriever == "oracle":
         return OracleRetriever(len(documents), seed=config.retriever_seed)
-    if embed is None:
-        raise ValueError("embedder: none, expected a sentence-transformers model for retriever: dense")
+    assert embed is not None
     return DenseRetriever(documents, embed)
 
 
@@ -43,6 +43,7 @@ __all__ = [
     "Retriever",
     "RetrieverConfig",
     "TfidfRetriever",
+    "check_embedder",
     "find_words",
     "make_retriever",
     "recall_at",

@@ -65,6 +65,24 @@ class RetrieverConfig:
             raise ValueError(f"retriever_seed: {self.retriever_seed} is negative, expected 0 or more")
 
 
+def check_embedder(config: RetrieverConfig, embedder: object | None, *, is_needed: bool = True) -> None:
+    """Refuse an encoder that no retriever reads, and a dense retriever without one.
+
+    Args:
+        config: of the retriever.
+        embedder: the encoder, or its name; None if there is none.
+        is_needed: whether anything is to be retrieved.
+
+    Raises:
+        ValueError: names the encoder, and what was expected.
+    """
+    if embedder and config.retriever != "dense":
+        name = getattr(embedder, "__name__", embedder)
+        raise ValueError(f"embedder: {name}, but {config.retriever} reads none, expected retriever dense")
+    if config.retriever == "dense" and not embedder and is_needed:
+        raise ValueError("embedder: none, expected a sentence-transformers model for retriever: dense")
+
+
 def best_of(scores: NDArray[np.floating], k: int) -> Ranking:
     """Places of the ``k`` highest scores of each row (Q, N), highest first; of equal ones the earlier document.
 

@@ -460,6 +460,7 @@ def test_a_model_is_tuned_and_then_compared_with_its_base(
     for changed, told in (  # before an adapter is made, which takes the longest
         ({"retriever": "bm52"}, "retriever: unknown 'bm52'"),
         ({"retriever": "dense"}, "embedder: none, expected a sentence-transformers"),
+        ({"retriever": "dense", "contexts": "none", "tune": "retrieved"}, "embedder: none, expected a sentence"),
         ({"output_dir": str(tmp_path / "mine")}, f"output_dir: {tmp_path / 'mine'} exists and is no run"),
         ({"output_dir": str(tmp_path / "new")}, f"output_dir: {tmp_path / 'new'} is where the adapter is left"),
     ):

@@ -163,6 +163,8 @@ def test_retrievers_are_made_by_their_names_and_what_is_wrong_is_named() -> None
         RetrieverConfig(retriever="google")
     with pytest.raises(ValueError, match="embedder: none"):
         make_retriever(RetrieverConfig(retriever="dense"), DOCUMENTS)
+    with pytest.raises(ValueError, match="embedder: eye, but bm25 reads none, expected retriever dense"):
+        make_retriever(RetrieverConfig(retriever="bm25"), DOCUMENTS, np.eye)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="bm25_k1: -1"):
         RetrieverConfig(bm25_k1=-1)
     with pytest.raises(ValueError, match="retriever_seed: -1"):

@@ -36,6 +36,8 @@ from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.training.loop import Progress
 
 Context = Literal["none", "retrieved", "oracle", "other"]
+GROUNDED = "grounded_answers"
+"""The kind of these runs."""
 MOST_TRIED = 64
 """Questions of which one is looked for whose documents tell nothing of another."""
 
@@ -239,7 +241,7 @@ def answer_questions(config: GroundedConfig, retriever: RetrieverConfig, *, prog
         return chosen, (judge, check_judge(judge))
 
     models = {"base": config.base, "finetuned": config.finetuned}
-    with prepared_job(prepare, "grounded_answers", config, retriever, models=models) as (run, prepared):
+    with prepared_job(prepare, GROUNDED, config, retriever, models=models) as (run, prepared):
         if run.finished:
             return run
         shown, judged = prepared()
@@ -271,7 +273,7 @@ def _alike(collection: Collection, asked: Sequence[Asked]) -> list[int]:
 
 PUBLICATIONS = (
     Publication(
-        kind="grounded_answers",
+        kind=GROUNDED,
         holds="table",
         question="What a base and a fine-tuned model answer from retrieved documents, from needed ones, and without.",
         papers=("2406.11201",),

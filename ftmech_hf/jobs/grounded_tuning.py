@@ -7,24 +7,29 @@ adapter of rank 16 on all matrices of the blocks, three epochs at 2e-4.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.jobs.grounded_answers import GroundedConfig, choose_documents
+from ftmech_hf.config import Notice, to_dict
+from ftmech_hf.jobs.grounded_answers import GROUNDED, GroundedConfig, choose_documents
+from ftmech_hf.jobs.job import read_inputs
 from ftmech_hf.jobs.question_files import write_splits
 from ftmech_hf.jobs.reading_prompts import in_text, write_prompt
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.models.configs import model_positions
+from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.retrieval import RetrieverConfig, check_embedder
 from ftmech_hf.retrieval.collection import Collection
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import RunDir, refuse_other_run, run_identity
 from ftmech_hf.runs.folders import refuse_foreign
 from ftmech_hf.tasks.text.task import TextConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.loop import Progress
+from ftmech_hf.training.objectives import OBJECTIVES
 from ftmech_hf.training.settings import TrainConfig
 
 TAUGHT_WITH = {"closed": "none", "retrieved": "retrieved", "oracle": "oracle"}
@@ -107,6 +112,7 @@ def tune_on_questions(
         raise ValueError(f"split: {config.split} has one question, expected at least 2")
     splits = {"train": rows, "validation": reported[::2], "test": reported[1::2]}
     folder = write_splits(Path(f"{config.finetuned}-rows"), splits)
+    _check_room(config, tune, folder)
     train = TrainConfig(
         seed=config.seed, steps=math.ceil(tune.tune_epochs * len(rows) / tune.tune_batch_size),
         batch_size=tune.tune_batch_size, lr=tune.tune_lr, optimizer="adamw", objective="answer_only", num_evals=0,
@@ -114,4 +120,29 @@ def tune_on_questions(
     )  # fmt: skip
     adapter = AdapterConfig(adapter="lora", lora_rank=tune.lora_rank, lora_alpha=2.0 * tune.lora_rank)
     place = FinetuneConfig(model=config.base, task="text", output_dir=config.finetuned, fresh=config.fresh)
-    return finetune(place, TextConfig(dataset=str(folder)), train, adapter, progress=progress)
+    task, objective = TextConfig(dataset=str(folder)), OBJECTIVES[train.objective]()
+    if not config.fresh:
+        read = {"model": model_hash(config.base), **task.inputs()}
+        tuned = run_identity(place.kind, to_dict(place, task, train, adapter, objective), read)
+        models = {"base": read["model"], "finetuned": tuned}
+        asked = to_dict(config, retriever)
+        refuse_other_run(config.output_dir, GROUNDED, asked, {**models, **read_inputs(config, retriever)})
+    return finetune(place, task, train, adapter, objective, progress=progress)
+
+
+def _check_room(config: GroundedConfig, tune: TuneConfig, folder: Path) -> None:
+    """Refuse rows that the base cannot be shown whole: their prompts leave max_new_tokens of room, and no more."""
+    if (positions := model_positions(config.base)) is None:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)  # the run of tuning says what is odd about its rows
+        longest = TextConfig(dataset=str(folder)).in_tokens_of(load_tokenizer(config.base)).row_length
+    if longest <= positions + 1:  # the last token is only predicted
+        return
+    told = f"with its answer, and {config.base} has {positions} positions"
+    if TAUGHT_WITH[str(tune.tune)] == "none":
+        raise ValueError(f"data: a question of {config.data} takes {longest} tokens {told}, expected shorter ones")
+    raise ValueError(
+        f"max_new_tokens: {config.max_new_tokens}, but a question takes {longest} tokens {told}, expected a larger "
+        "--max_new_tokens, which shows fewer documents and leaves more room for answers"
+    )

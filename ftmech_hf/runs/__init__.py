@@ -24,7 +24,7 @@ from ftmech_hf.runs.folders import (
 )
 from ftmech_hf.runs.inputs import Identity, InputsChanged, changed_inputs, hash_files
 from ftmech_hf.runs.lock import FolderLock
-from ftmech_hf.runs.run_dir import RunDir, noted, read_metrics, run_identity
+from ftmech_hf.runs.run_dir import RunDir, noted, read_metrics, refuse_other_run, run_identity
 
 __all__ = [
     "CHECKPOINTS",
@@ -54,6 +54,7 @@ __all__ = [
     "noted",
     "read_metrics",
     "refuse_files",
+    "refuse_other_run",
     "remove_leftovers",
     "replacing",
     "run_identity",

@@ -6,12 +6,15 @@ It is kept in ``env.json`` and compared when the run is found again: other input
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import yaml
 
 from ftmech_hf.config.files import ConfigError
-from ftmech_hf.config.settings import Settings
+from ftmech_hf.config.settings import RUNS_OWN, Settings
 from ftmech_hf.runs.files import file_sha256
 
 
@@ -56,6 +59,32 @@ def changed_inputs(env: Mapping[str, Any], inputs: Mapping[str, str]) -> list[st
     """Labels of inputs whose bytes are not those that a run's ``env.json`` tells of; older runs tell of none."""
     recorded = env.get("contents", {})
     return [label for label, found in contents(inputs).items() if recorded.get(label, found) != found]
+
+
+def refuse_another(folder: Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> NoReturn:
+    """Say how the run in a folder is another than that which is asked for.
+
+    Args:
+        folder: of the run that is there, finished or not.
+        kind, config, inputs: of the one that is asked for.
+
+    Raises:
+        ValueError: always.
+    """
+    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    places = RUNS_OWN | (config.places if isinstance(config, Settings) else frozenset())
+    names = [name for name in {**found, **config} if name not in places]
+    differing = [n for n in names if found.get(n) != config.get(n)]
+    there = env.get("inputs", {})
+    others = ", ".join(label for label in {**there, **inputs} if there.get(label) != inputs.get(label))
+    shown = ", ".join(f"{n}: {found.get(n)!r} there, {config.get(n)!r} asked" for n in differing[:3])
+    if env.get("kind") != kind:
+        shown = f"kind: {env.get('kind')} there, {kind} asked"
+    raise ValueError(
+        f"output_dir: {folder} holds a run of another config ({shown or f'its input {others} differs'}); "
+        "choose another --output_dir, or --fresh to replace it"
+    )
 
 
 def check_inputs_named(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> None:

@@ -20,7 +20,7 @@ import pandas as pd
 import yaml
 
 from ftmech_hf.config.notices import tell
-from ftmech_hf.config.settings import RUNS_OWN, Settings, config_hash
+from ftmech_hf.config.settings import Settings, config_hash
 from ftmech_hf.runs.environment import (
     code_version,
     cpu_seconds,
@@ -44,7 +44,7 @@ from ftmech_hf.runs.folders import (
     working_folder,
     write_manifest,
 )
-from ftmech_hf.runs.inputs import InputsChanged, changed_inputs, check_inputs_named, contents
+from ftmech_hf.runs.inputs import InputsChanged, changed_inputs, check_inputs_named, contents, refuse_another
 from ftmech_hf.runs.lock import FolderLock
 
 
@@ -52,6 +52,23 @@ def run_identity(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]
     """The hash of what a run computes: its kind, its settings without places, and the hashes of its inputs."""
     named = {"run:kind": kind, **{f"input:{name}": value for name, value in inputs.items()}}
     return config_hash(config | named if isinstance(config, Settings) else {**config, **named})
+
+
+def refuse_other_run(path: str | Path, kind: str, config: Settings, inputs: Mapping[str, str]) -> None:
+    """Refuse, before the inputs of a run are made, a folder in which :meth:`RunDir.open` would find another run.
+
+    Args:
+        path, kind, config: see :meth:`RunDir.open`.
+        inputs: its inputs, also those that are still to be made.
+
+    Raises:
+        ValueError: the folder holds a run of another config; says what differs.
+    """
+    path = Path(path)
+    hashes = {folder: folder_hash(folder) for folder in (path, working_folder(path))}
+    there = [folder for folder, found in hashes.items() if found is not None]
+    if there and run_identity(kind, config, inputs) not in hashes.values():
+        refuse_another(there[0], kind, config, inputs)
 
 
 class RunDir:
@@ -165,22 +182,9 @@ class RunDir:
 
     def _check_same(self, folder: Path) -> None:
         env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-        if env["hash"] == self.hash:
-            self._check_made_from(folder, env)
-            return
-        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        places = RUNS_OWN | (self.config.places if isinstance(self.config, Settings) else frozenset())
-        names = [name for name in {**found, **self.config} if name not in places]
-        differing = [n for n in names if found.get(n) != self.config.get(n)]
-        there = env.get("inputs", {})
-        others = ", ".join(label for label in {**there, **self._inputs} if there.get(label) != self._inputs.get(label))
-        shown = ", ".join(f"{n}: {found.get(n)!r} there, {self.config.get(n)!r} asked" for n in differing[:3])
-        if env.get("kind") != self._kind:
-            shown = f"kind: {env.get('kind')} there, {self._kind} asked"
-        raise ValueError(
-            f"output_dir: {folder} holds a run of another config ({shown or f'its input {others} differs'}); "
-            "choose another --output_dir, or --fresh to replace it"
-        )
+        if env["hash"] != self.hash:
+            refuse_another(folder, self._kind, self.config, self._inputs)
+        self._check_made_from(folder, env)
 
     def _check_made_from(self, folder: Path, env: Mapping[str, Any]) -> None:
         """Refuse what was made from other bytes; say what was made by another version or other code."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -442,7 +444,9 @@ def test_a_model_is_tuned_and_then_compared_with_its_base(
     other = [*argv, "--tune", "closed", "--lora_rank", "4"]
     with pytest.raises(SystemExit):
         main(other)
-    assert "choose another --output_dir, or --fresh to replace it" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"error: output_dir: {tmp_path / 'run'} holds a run of another config (its input finetuned differs)" in told
+    assert "choose another --output_dir, or --fresh to replace it" in told
     main([*other, "--fresh", "true"])
     again = FinishedRun(tmp_path / "tuned")
     assert again.config["lora_rank"] == 4
@@ -455,6 +459,11 @@ def test_a_model_is_tuned_and_then_compared_with_its_base(
             main([*argv, *wrong])
         assert told in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
+    before = (tmp_path / "tuned" / "manifest.json").read_text()
+    main([*other, "--lora_rank", "4"])  # whose adapter is there, and would be there again
+    shutil.rmtree(tmp_path / "tuned")
+    main(other)
+    assert json.loads((tmp_path / "tuned" / "manifest.json").read_text()).keys() == json.loads(before).keys()
     given = {"base": base, "data": str(data), "finetuned": str(tmp_path / "new"), "tune": "closed",
              "contexts": "retrieved", "output_dir": str(tmp_path / "other")}  # fmt: skip
     for changed, told in (  # before an adapter is made, which takes the longest
@@ -462,12 +471,37 @@ def test_a_model_is_tuned_and_then_compared_with_its_base(
         ({"retriever": "dense"}, "embedder: none, expected a sentence-transformers"),
         ({"retriever": "dense", "contexts": "none", "tune": "retrieved"}, "embedder: none, expected a sentence"),
         ({"output_dir": str(tmp_path / "mine")}, f"output_dir: {tmp_path / 'mine'} exists and is no run"),
+        ({"output_dir": str(tmp_path / "run")}, f"output_dir: {tmp_path / 'run'} holds a run of another config ("),
         ({"output_dir": str(tmp_path / "new")}, f"output_dir: {tmp_path / 'new'} is where the adapter is left"),
     ):
         with pytest.raises(SystemExit):
             main([word for name, value in {**given, **changed}.items() for word in (f"--{name}", value)])
         assert f"error: {told}" in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("mode", "told"), [("oracle", "max_new_tokens: 4, but a question takes"), ("closed", "data:")])
+def test_answers_for_which_prompts_leave_no_room_are_refused_with_what_helps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str, told: str
+) -> None:
+    long = "Anna and Ben and Clara and Dora " * (5 if mode == "oracle" else 13)
+    taught = QUESTIONS[3]._replace(answers=(long.strip(),))
+    documents = [each._replace(text=each.text * 12) for each in DOCUMENTS]
+    (tmp_path / "data").mkdir()
+    Collection((*QUESTIONS[:3], taught), tuple(documents)).write(tmp_path / "data")
+    base = save_model(tmp_path / "base", chat=False)
+    argv = ["--base", base, "--data", str(tmp_path / "data"), "--finetuned", str(tmp_path / "tuned"), "--tune", mode,
+            "--contexts", "none", "--output_dir", str(tmp_path / "run"), "--tune_epochs", "1"]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main([*argv, "--max_new_tokens", "4"])
+    said = capsys.readouterr().err
+    assert f"error: {told}" in said
+    assert "--max_tokens" not in said
+    assert not (tmp_path / "tuned").exists()
+    if mode == "oracle":
+        assert "expected a larger --max_new_tokens" in said
+        main([*argv, "--max_new_tokens", "130"])
+        assert FinishedRun(tmp_path / "tuned").config["lora_rank"] == 16
 
 
 def test_a_judge_is_asked_only_if_it_knows(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

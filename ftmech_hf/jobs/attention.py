@@ -26,6 +26,7 @@ from ftmech_hf.jobs.asking import Asked, ask, asking_job, check_procedural, desc
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, first_of, parse_models
 from ftmech_hf.jobs.publication import Publication
+from ftmech_hf.models.configs import model_config
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgShape, for_capability
@@ -118,7 +119,25 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
         return finish_job(run, table, summary)
 
 
+def _check_shapes(models: Mapping[str, str]) -> None:
+    """Refuse, before a weight is read, models whose maps are of other sizes than the first one's."""
+    configs = {
+        name: model_config(folder, **base_for(name, models)).get_text_config() for name, folder in models.items()
+    }
+    first, start = next(iter(configs.items()))
+    for name, each in configs.items():
+        width = next((key for key in ("intermediate_size", "n_inner") if getattr(each, key, None)), "hidden_size")
+        for key in ("num_hidden_layers", "num_attention_heads", width):
+            found, expected = getattr(each, key, None), getattr(start, key, None)
+            if None not in (found, expected) and found != expected:
+                raise ValueError(
+                    f"models: {name}={models[name]} has {key} {found}, expected {expected} as {first}, the first one, "
+                    "with whose maps its own are compared"
+                )
+
+
 def _find_behavior(config: AttentionConfig, asked: Asked, models: Mapping[str, str]) -> Behavior:
+    _check_shapes(models)
     if not isinstance(asked, PcfgShape):
         check_procedural(config, "operator", "prompt_operand")
         return ask(asked, models, seed=config.seed, train_rows=config.rows, test_rows=config.rows)

@@ -89,8 +89,7 @@ def prune_for(
         progress: called after every mask.
     """
     units = find_units(model, unit)
-    if (largest := max(sizes)) > (number := sum(each.num_units for each in units.values())):
-        raise ValueError(f"sizes: {largest}, expected at most {number}: the model has no more of unit: {unit}")
+    check_sizes(units, unit, sizes)
     score = score or (lambda units: behavior_importance(model, units, behavior, behavior.train, batch_size=batch_size))
     total = len(set(sizes)) + num_random * sum(k > 0 for k in set(sizes)) + max(0, num_random_at_best - num_random)
     measured = _Measured(model, units, behavior, total, random_rows, progress)
@@ -110,6 +109,22 @@ def prune_for(
             unit_name=lambda group, number: units[group].name(group, number),
         )  # fmt: skip
     return SweepResult(result, importance, measured.scores)
+
+
+def check_sizes(units: Units, unit: Unit, sizes: Sequence[int], setting: str = "sizes") -> None:
+    """Refuse to prune more units than a model has.
+
+    Args:
+        units: of the model.
+        unit: what they are called.
+        sizes: numbers of units to prune.
+        setting: that says how many, for errors.
+
+    Raises:
+        ValueError: the model has fewer.
+    """
+    if (largest := max(sizes)) > (number := sum(each.num_units for each in units.values())):
+        raise ValueError(f"{setting}: {largest}, expected at most {number}: the model has no more of unit: {unit}")
 
 
 class _Measured:

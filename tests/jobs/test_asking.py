@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ftmech_hf.runs import FinishedRun, damaged_files
 from ftmech_hf.tasks import CounterConfig, LibraryConfig, PcfgShape, RowStream, for_capability
 from ftmech_hf.training.evaluation import answer_accuracy
 from recipes import attention, compile_program, pretrain, probe, prune
-from tests.conftest import make_gpt2
+from tests.conftest import make_gpt2, make_llama
 from tests.foreign import save_idle_adapter
 from tests.jobs.lexicon import (
     LAYER,
@@ -210,6 +211,33 @@ def test_attention_is_that_of_the_position_before_the_answer(folder: Path, tmp_p
     assert maps["speaks.attn_pattern"].shape[-1] == len(place)
     mass = run.table[run.table["model"] == "speaks"].groupby(["layer", "head"])["mass"].sum()
     np.testing.assert_allclose(mass, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"num_hidden_layers": 1}, "num_hidden_layers 1, expected 2"),
+        ({"num_attention_heads": 2}, "num_attention_heads 2, expected 4"),
+        ({"intermediate_size": 20}, "intermediate_size 20, expected 24"),
+    ],
+)
+def test_maps_of_other_sizes_are_refused_before_a_model_is_read(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, int], told: str
+) -> None:
+    start = make_llama(len(VOCABULARY))
+    save(start, tmp_path / "one")
+    other = save(start, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, **changed}))
+    (tmp_path / "other" / "model.safetensors").write_bytes(b"never read")
+    models = ["--models", f"base={tmp_path / 'one'}", f"finetuned={other}"]
+    dataset = ["--dataset", str(folder / "questions.parquet"), "--rows", "40"]
+    with pytest.raises(SystemExit):
+        attention.main([*models, *dataset, "--output_dir", str(tmp_path / "maps")])
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    expected = f"finetuned={other} has {told} as base, the first one, with whose maps its own are compared"
+    assert said == f"error: models: {expected}"
+    assert not (tmp_path / "maps").exists()
 
 
 @pytest.mark.parametrize("there", [True, False])

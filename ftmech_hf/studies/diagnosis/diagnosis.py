@@ -22,6 +22,7 @@ from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_case
 from ftmech_hf.studies.diagnosis.method import Apart, MethodResult, TableRow, plain
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
+from ftmech_hf.studies.diagnosis.methods.pruning import check_prune_sizes
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
 from ftmech_hf.studies.diagnosis.page import render_diagnosis
 from ftmech_hf.studies.diagnosis.repaired import save_repaired
@@ -165,6 +166,8 @@ def measure_case(case: Case, progress: Progress | None = None, *, workers: int =
     keep_freed_memory()  # batches of hundreds of rows come and go
     number, single = _processes(case, workers)
     measuring = _Measuring(case, progress)
+    if "pruning" in measuring.names and case.own is None:
+        check_prune_sizes(case)
     with one_thread() if single else contextlib.nullcontext():
         if number > 1 and case.own is None:
             measuring.run_side_by_side()

@@ -198,6 +198,14 @@ def test_what_cannot_be_examined(settings: dict[str, Any], message: str) -> None
         DiagnoseConfig(other_dataset="x")
 
 
+def test_more_rows_than_a_model_has_are_refused_by_their_setting_before_anything_is_measured() -> None:
+    done: list[str] = []
+    config = dataclasses.replace(FEW, prune_sizes=[0, 10**6])
+    with pytest.raises(ValueError, match=r"^prune_sizes: 1000000, expected at most \d+: the model has no more of unit"):
+        measure_case(case("llama", make_wrapped("llama"), config=config), lambda *each: done.append(each[2]), workers=1)
+    assert not done
+
+
 def test_one_process_gives_the_same_numbers_as_two_and_leaves_nothing_behind_in_the_models() -> None:
     examined = case("llama", make_wrapped("llama"))
     rows = make_rows()[:20]

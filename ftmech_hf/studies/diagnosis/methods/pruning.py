@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ftmech_hf.jobs.pruning_sweep import SweepResult, prune_for
+from ftmech_hf.activations import find_units
+from ftmech_hf.jobs.pruning_sweep import SweepResult, check_sizes, prune_for
 from ftmech_hf.report.charts import CONTROL, RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case, backward_rows
@@ -68,6 +69,19 @@ def measure_pruning(case: Case) -> PruningMethodResult:
         finetuned=_sweep(case, FINETUNED, list(case.both), case.config.random_masks),
         null=_sweep(case, NULL, ["capability"], 0),
     )
+
+
+def check_prune_sizes(case: Case) -> None:
+    """Refuse, before anything is measured, to prune more rows than a model has.
+
+    Raises:
+        ValueError: names ``prune_sizes``.
+    """
+    try:
+        units = find_units(case.models[FINETUNED], "row")
+    except ValueError:  # what cannot be pruned at all is refused where it is to be, which may never be
+        return
+    check_sizes(units, "row", case.config.prune_sizes, "prune_sizes")
 
 
 def _sweep(case: Case, name: str, kinds: Sequence[str], random_masks: int) -> SweepResult:

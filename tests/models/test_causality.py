@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from ftmech_hf.activations import TracedModel
-from ftmech_hf.models.causality import check_causal
+from ftmech_hf.models.causality import _depends_on_last, check_causal
 from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.compiled_config import CompiledConfig
 from ftmech_hf.models.loading import load_model
@@ -117,4 +117,19 @@ def test_what_cannot_be_tried_is_left_to_others() -> None:
 
 
 def test_programs_that_answer_once_may_look_everywhere() -> None:
-    check_causal(CompiledModel(CompiledConfig(output_ids=[0, 1], output_directions=[0, 1], causal=False)).eval())
+    words = list(range(16))
+    sizes = {"hidden_size": 16, "output_ids": words, "output_directions": words, "causal": False}
+    torch.manual_seed(0)
+    model = CompiledModel(CompiledConfig(**sizes)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.5)
+    check_causal(model)
+    assert _depends_on_last(model) > 0.01  # what it is not held against
+
+
+def test_numbers_that_are_drawn_anew_are_the_same_for_both_rows() -> None:
+    model = make_llama(30)
+    noise = model.get_input_embeddings().register_forward_hook(lambda _, args, found: found + torch.randn(found.shape))
+    check_causal(model)
+    noise.remove()

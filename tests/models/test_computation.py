@@ -19,7 +19,7 @@ SIZES: dict[str, Any] = {
     "vocab_size": 20, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0,
 }  # fmt: skip
-YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
 
 
 def make_model(**settings: Any) -> LlamaForCausalLM:
@@ -68,9 +68,7 @@ def test_what_changes_no_computation_is_no_difference() -> None:
 
 def test_how_long_rows_may_be_counts_where_positions_depend_on_it() -> None:
     one, other = (make_model(rope_parameters=dict(YARN), max_position_embeddings=length) for length in (64, 128))
-    found = differing_setting(one, other)
-    assert found is not None
-    assert found[0] in {"max_position_embeddings", "rope_parameters"}
+    assert differing_setting(one, other) == ("max_position_embeddings", 64, 128)
 
 
 def test_a_window_counts_where_a_layer_has_one() -> None:
@@ -83,6 +81,9 @@ def test_a_window_counts_where_a_layer_has_one() -> None:
     assert differing_setting(*qwen) is None
     gemma = [built(Gemma3TextConfig(**sizes, sliding_window=width)) for width in (4, 8)]
     assert differing_setting(*gemma) == ("sliding_window", 4, 8)
+    everywhere = {**sizes, "layer_types": ["full_attention"] * 2}
+    gemma = [built(Gemma3TextConfig(**everywhere, sliding_window=width)) for width in (4, 8)]
+    assert differing_setting(*gemma) is None
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "falcon_h1", "gemma4", "mpt", "deepseek_v3", "opt", "phi4_multimodal"])

@@ -44,8 +44,8 @@ from ftmech_hf.models.prompt_learning import nothing_in_front
 class TracedModel:
     """A causal LM with named sites, shown to be what they say when it is opened.
 
-    Opening runs at most thirteen forward passes of short rows: two of a few dozen rows of four tokens, in which every part of
-    every block is written into, and the others of one or two rows.
+    Opening runs at most thirteen forward passes of short rows: two of a few dozen rows of four tokens, in which every
+    part of every block is written into, and the others of one or two rows.
 
     Args:
         model: any causal LM, or a ``PeftModel`` of one; it is put into evaluation mode, its weights are shared.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,21 +13,20 @@ from transformers import PreTrainedTokenizerBase
 
 from ftmech_hf.config import peek_setting, tell, to_dict
 from ftmech_hf.jobs.pretrained_defaults import given_setting, kind_words
-from ftmech_hf.jobs.stage import Stage, check_suits
+from ftmech_hf.jobs.stage import Stage
 from ftmech_hf.jobs.trained_model import snapshot_folder
+from ftmech_hf.jobs.training_checks import check_finetuning, check_pretraining
 from ftmech_hf.models.configs import model_positions, model_vocabulary
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import check_vocabulary, load_model, load_tokenizer
 from ftmech_hf.models.presets import Preset, build_model, find_preset
 from ftmech_hf.runs import RunDir
-from ftmech_hf.tasks import RowStream, Task, TextConfig, parse_task
-from ftmech_hf.tasks.schema import Offer
-from ftmech_hf.tasks.text.task import TextTask
+from ftmech_hf.tasks import Task, TextConfig, parse_task
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter, experts_left_out
 from ftmech_hf.training.inheritance import load_inheritance
 from ftmech_hf.training.launch import check_environment
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.objectives import OBJECTIVES, Batch, Objective, find_objective
+from ftmech_hf.training.objectives import OBJECTIVES, Objective, find_objective
 from ftmech_hf.training.settings import TrainConfig
 
 
@@ -138,18 +137,8 @@ def pretrain(
 ) -> RunDir:
     """Train a fresh model on the task's stream. Finished runs are found again, interrupted ones go on."""
     check_environment(train.gradient_accumulation_steps)
-    if isinstance(task, TextConfig):
-        raise ValueError("task: text is learned in a model's own tokens, and a fresh one has none; use finetune.py")
-    if task.row_length > config.shape.n_positions:
-        raise ValueError(
-            f"n_positions: {config.shape.n_positions} of preset {config.preset!r} are too few "
-            f"for the task's rows of {task.row_length} tokens"
-        )
     objective = objective or OBJECTIVES[train.objective]()
-    for name in ("replay_share", "der", "ewc", "olora"):
-        if getattr(train, name):
-            raise ValueError(f"{name}: {getattr(train, name)} is of an earlier run, which a fresh model has none of")
-    check_keeping(train, AdapterConfig(), task, objective, config.task)
+    check_pretraining(config, task, train, objective)
     model = build_model(config.shape, len(task.vocabulary), seed=train.seed, dropout=config.dropout)
     settings = to_dict(config, task, train, objective)
     return Stage("pretrain", "train", task, train, objective, settings, {}).run(model, config.fresh, progress)
@@ -183,11 +172,7 @@ def finetune(
     inputs: dict[str, str] = {"model": model_hash(config.start)}
     settings = to_dict(config, task, train, adapter, objective)
     rows, tokenizer = _rows_for(config, task)  # before the weights are read
-    check_suits(objective, train, rows, config.task)
-    _check_room(config, rows, train, objective)
-    if config.anchor_model is not None and not (train.ldifs or train.lfl):
-        raise ValueError(f"anchor_model: {config.anchor_model} changes nothing, expected ldifs or lfl above 0")
-    check_keeping(train, adapter, rows, objective, config.task)
+    check_finetuning(config, rows, train, adapter, objective, room=model_positions(config.start))
     anchor = None
     if config.anchor_model is not None:
         inputs["anchor_model"] = model_hash(config.anchor_model)
@@ -199,68 +184,6 @@ def finetune(
         tell(f"adapter: {adapter.adapter} leaves out the experts, {share:.0%} of the weights, which stay as they are")
     stage = Stage(config.kind, config.split, rows, train, objective, settings, inputs, tokenizer, earlier, anchor)
     return stage.run(model, config.fresh, progress)
-
-
-KEPT_OF: Mapping[str, tuple[Offer, ...]] = {
-    **dict.fromkeys(("lwf", "keep_fisher", "der"), ("answers",)),
-    **dict.fromkeys(("keep_rows", "replay_share"), ("answers", "documents")),
-}
-"""Setting -> what rows must have some of."""
-
-
-def check_keeping(train: TrainConfig, adapter: AdapterConfig, rows: Task, objective: Objective, task: str) -> None:
-    """Make sure that what keeps a model near what it was suits what is trained of it.
-
-    Raises:
-        ValueError: it does not; names the setting.
-    """
-    if train.replay_share and objective.needs == "pairs":
-        raise ValueError(
-            f"replay_share: {train.replay_share}, but objective: {train.objective} needs pairs of answers, of which "
-            "kept rows have one; expected an objective of single answers"
-        )
-    if adapter.lora_dropout and adapter.adapter == "lora" and objective.needs_reference:
-        tell(
-            f"lora_dropout: {adapter.lora_dropout} drops nothing: objective {train.objective} compares with the model "
-            "that training started from, and both are called without dropout"
-        )
-    if adapter.trainable == "head":
-        _check_head(train, objective)
-    if adapter.adapter != "none":
-        for name in ("average", "ewc", "keep_fisher"):
-            if getattr(train, name):
-                raise ValueError(f"{name}: {getattr(train, name)} is of a model's own weights, expected adapter: none")
-    if train.olora and adapter.adapter != "lora":
-        raise ValueError(f"olora: {train.olora} is of LoRA adapters, expected adapter: lora")
-    for name, kinds in KEPT_OF.items():
-        if getattr(train, name) and not set(kinds) & set(rows.offers):
-            raise ValueError(
-                f"{name}: {getattr(train, name)} is of {' or '.join(kinds)}, which the rows of task {task} lack"
-            )
-
-
-def _check_room(config: FinetuneConfig, rows: Task, train: TrainConfig, objective: Objective) -> None:
-    """Make sure that the model has a position for every token that it will be shown."""
-    room = model_positions(config.start)
-    if room is None or isinstance(rows, TextTask):  # whose rows are cut to what there is room for
-        return
-    batch = Batch.of(RowStream(rows, seed=train.seed, split=config.split).rows(0, 1))
-    shown = objective.shown(batch).token_ids.shape[1]
-    if shown > room:
-        raise ValueError(
-            f"model: {config.start} has {room} positions, but objective: {train.objective} shows it rows of {shown} "
-            f"tokens of task {config.task}"
-        )
-
-
-def _check_head(train: TrainConfig, objective: Objective) -> None:
-    """Nothing before the unembedding changes where that alone is trained."""
-    expected = "which trainable: head leaves as they are; expected all, body or an adapter"
-    for name in ("ldifs", "lfl"):
-        if getattr(train, name):
-            raise ValueError(f"{name}: {getattr(train, name)} is of features, {expected}")
-    if objective.reads_layer is not None:
-        raise ValueError(f"objective: {train.objective} is of a block's outputs, {expected}")
 
 
 def _with_known_padding(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> PreTrainedTokenizerBase:

@@ -252,7 +252,20 @@ def check_vocabulary(name: str, vocabulary: Sequence[str], *, base: str | None =
     Raises:
         ValueError: it does not.
     """
-    words = load_tokenizer(name, base=base, onto=onto).get_vocab()
+    check_words(name, load_tokenizer(name, base=base, onto=onto).get_vocab(), vocabulary)
+
+
+def check_words(name: str, words: Mapping[str, int], vocabulary: Sequence[str]) -> None:
+    """Make sure that a model gives a task's words the ids the task uses.
+
+    Args:
+        name: of the model, for errors.
+        words: token -> id that it knows.
+        vocabulary: of the task.
+
+    Raises:
+        ValueError: it does not.
+    """
     if [words.get(word) for word in vocabulary] == list(range(len(vocabulary))):
         return
     if set(SPECIAL_TOKENS) <= set(words):  # a task of ours

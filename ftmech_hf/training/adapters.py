@@ -96,12 +96,32 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
         ValueError: a target that the model has no module of, or that the adapter does not work on; or the unembedding
             alone is to be trained, and it is the embedding as well.
     """
-    unread = unread_by_texts(model)
-    _freeze(model, config.trainable, unread)
+    targets, transposed = adapter_targets(model, config)
     if config.adapter == "none":
         return model
     from peft import get_peft_model
 
+    with seeded(seed), quiet_peft():
+        # what cannot generate, as a compiled program, is no task of peft's
+        task = "CAUSAL_LM" if hasattr(model, "prepare_inputs_for_generation") else None
+        adapted = get_peft_model(model, _peft_config(config, targets, transposed, task))
+    adapted.peft_config["default"].base_model_name_or_path = base
+    return adapted
+
+
+def adapter_targets(model: PreTrainedModel, config: AdapterConfig) -> tuple[list[str], bool]:
+    """Freeze what is not trained, and find the modules that an adapter is put on, which needs no trained weights.
+
+    Returns:
+        names of modules, none without an adapter; whether their matrices are transposed.
+
+    Raises:
+        ValueError: see :func:`add_adapter`.
+    """
+    unread = unread_by_texts(model)
+    _freeze(model, config.trainable, unread)
+    if config.adapter == "none":
+        return [], False
     matrices = {
         name: module
         for name, module in model.named_modules()
@@ -128,12 +148,7 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
     transposed = any(isinstance(matrices[path], Conv1D) for name in targets for path in _named(matrices, name))
     if transposed and config.adapter == "osf":
         raise ValueError("adapter: osf works on linear layers, and this model has Conv1D ones (GPT-2); a Llama has not")
-    with seeded(seed), quiet_peft():
-        # what cannot generate, as a compiled program, is no task of peft's
-        task = "CAUSAL_LM" if hasattr(model, "prepare_inputs_for_generation") else None
-        adapted = get_peft_model(model, _peft_config(config, targets, transposed, task))
-    adapted.peft_config["default"].base_model_name_or_path = base
-    return adapted
+    return targets, transposed
 
 
 def takes_adapters(module: torch.nn.Module) -> bool:

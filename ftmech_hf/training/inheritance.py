@@ -132,6 +132,19 @@ def logit_bytes(vocabulary: int, stream: RowStream, config: KeepingConfig, earli
     return 0 if config.keep_logits == "auto" and not config.der and size > MOST_LOGITS else size
 
 
+def check_kept(stream: RowStream, config: KeepingConfig, rows_trained_on: int) -> None:
+    """Make sure that no more rows are to be kept, or to be measured on, than are trained on.
+
+    Raises:
+        ValueError: they are; names the setting.
+    """
+    there = stream.task.num_rows(stream.split)
+    most = rows_trained_on if there is None else min(there, rows_trained_on)
+    for name in ("keep_rows", "keep_fisher"):
+        if getattr(config, name) > most:
+            raise ValueError(f"{name}: {getattr(config, name)}, expected at most {most}, the rows that are trained on")
+
+
 def inherited_bytes(
     model: PreTrainedModel, stream: RowStream, config: KeepingConfig, earlier: Inheritance, rows_trained_on: int
 ) -> int:
@@ -141,11 +154,7 @@ def inherited_bytes(
         ValueError: see :func:`logit_bytes`; or more rows are to be kept than are trained on.
     """
     stream, vocabulary = _new(stream), _vocabulary(model)
-    there = stream.task.num_rows(stream.split)
-    most = rows_trained_on if there is None else min(there, rows_trained_on)
-    for name in ("keep_rows", "keep_fisher"):
-        if getattr(config, name) > most:
-            raise ValueError(f"{name}: {getattr(config, name)}, expected at most {most}, the rows that are trained on")
+    check_kept(stream, config, rows_trained_on)
     if config.keep_rows and earlier.rows is not None:
         beside(earlier.rows, stream.rows(0, 1))
     logits = logit_bytes(vocabulary, stream, config, earlier)

@@ -7,6 +7,7 @@ change a step is refused by name, or must agree with the run's config; what roun
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +69,29 @@ def check_environment(gradient_accumulation_steps: int) -> None:
         raise ValueError(
             f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS: {accumulated}, expected it unset or as in the run's config "
             f"(gradient_accumulation_steps: {gradient_accumulation_steps})"
+        )
+
+
+def check_tracker(name: str) -> None:
+    """Make sure that what a run is logged with is installed.
+
+    Raises:
+        ValueError: it is not; says how to install it.
+    """
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise ValueError(f"log_with: {name} is not installed; pip install 'ftmech_hf[{name}]'")
+
+
+def check_batch(batch_size: int, gradient_accumulation_steps: int, processes: int = 1) -> None:
+    """Make sure that processes, and the parts in which each does its rows, can share the rows of a step.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if batch_size % (processes * gradient_accumulation_steps):
+        raise ValueError(
+            f"batch_size: {batch_size} rows cannot be shared equally by {processes} processes "
+            f"with gradient_accumulation_steps: {gradient_accumulation_steps}"
         )
 
 

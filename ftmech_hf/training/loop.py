@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,14 @@ from ftmech_hf.training.cost_estimate import Clock, project, training_flops
 from ftmech_hf.training.divergence import LossCheck
 from ftmech_hf.training.evaluation import Evaluation, in_words
 from ftmech_hf.training.keeping import Keeping, total_loss_of
-from ftmech_hf.training.launch import check_environment, check_num_processes, compute_device, native_precision
+from ftmech_hf.training.launch import (
+    check_batch,
+    check_environment,
+    check_num_processes,
+    check_tracker,
+    compute_device,
+    native_precision,
+)
 from ftmech_hf.training.memory import keep_freed_memory, recompute_blocks
 from ftmech_hf.training.numerics import computing_as, note_numerics
 from ftmech_hf.training.objectives import OBJECTIVES, Objective
@@ -64,9 +70,8 @@ def start_accelerator(config: TrainConfig, folder: Path | None = None, *, precis
     keep_freed_memory()
     AcceleratorState._reset_state()
     GradientState._reset_state()
+    check_tracker(config.log_with)
     tracker = None if config.log_with == "none" else config.log_with
-    if tracker and importlib.util.find_spec(tracker) is None:
-        raise ValueError(f"log_with: {tracker} is not installed; pip install 'ftmech_hf[{tracker}]'")
     decided = [config.mixed_precision]
     if config.mixed_precision == "auto":
         decided = broadcast_object_list([precision or native_precision(compute_device())])
@@ -81,12 +86,7 @@ def start_accelerator(config: TrainConfig, folder: Path | None = None, *, precis
         kwargs_handlers=[unused],
     )  # fmt: skip
     check_num_processes(accelerator.num_processes)
-    parts = accelerator.num_processes * config.gradient_accumulation_steps
-    if config.batch_size % parts:
-        raise ValueError(
-            f"batch_size: {config.batch_size} rows cannot be shared equally by {accelerator.num_processes} processes "
-            f"with gradient_accumulation_steps: {config.gradient_accumulation_steps}"
-        )
+    check_batch(config.batch_size, config.gradient_accumulation_steps, accelerator.num_processes)
     return accelerator
 
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from ftmech_hf.config import Notice
-from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, check_keeping, finetune, pretrain
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+from ftmech_hf.jobs.training_checks import check_keeping
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.tasks import Capability, PcfgConfig, Rows, RowStream, for_capability
 from ftmech_hf.tasks.stories import StoriesConfig

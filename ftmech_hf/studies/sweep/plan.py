@@ -49,6 +49,7 @@ from ftmech_hf.jobs.training import PretrainConfig
 from ftmech_hf.models.presets import Preset
 from ftmech_hf.report.differences import Difference
 from ftmech_hf.report.pcfg_settings import pcfg_rows
+from ftmech_hf.studies.sweep.checks import Checks
 from ftmech_hf.studies.sweep.sections import check_claims, read_shown
 from ftmech_hf.studies.sweep.stages import READ_SETTINGS, STAGES, Stage
 from ftmech_hf.tasks import TASKS, parse_task
@@ -127,6 +128,7 @@ class Sweep(StudyPlan):
             raise ConfigError(f"config: a sweep needs a section for at least one of {', '.join(STAGES)}")
         self.axes = _read_axes(self.sections.get("grid") or {}, [*self.stages, "common"])
         _check_common(self.sections.get("common") or {}, self.stages)
+        self._checks = Checks()
         self.stage_axes: dict[str, list[str]] = {stage: [] for stage in self.stages}
         values = itertools.product(*(self.axes[axis].items() for axis in self.axes))
         combinations = [dict(zip(self.axes, each, strict=True)) for each in values]
@@ -189,7 +191,16 @@ class Sweep(StudyPlan):
             touched[name] = {axis: chosen[axis][0] for axis in chosen if axis in own or any(axis in b for b in below)}
             self.stage_axes[name] = [a for a in self.axes if a in touched[name] or a in self.stage_axes[name]]
             runs[name] = self._add_run(name, stage, settings, inputs, [*touched[name].values(), f"seed{seed}"])
+            if seed == self.config.seeds[0] and not self.config.from_measurements:  # the others differ in no more
+                self._look_at(name, runs[name], inputs)
         return PointRuns({axis: label for axis, (label, _) in chosen.items()}, seed, runs)
+
+    def _look_at(self, name: str, run: str, inputs: Mapping[str, str]) -> None:
+        settings = {**self.called_with(run)}
+        try:
+            self._checks.look_at(run, settings.pop("config"), settings, inputs, is_made=not self.must_run(run))
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from None
 
     def _settings(self, name: str, changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
         stage = STAGES[name]

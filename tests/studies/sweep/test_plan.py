@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from ftmech_hf.studies.sweep.study import STUDY
 from tests.recipes.conftest import CONFIGS
 
 SECTIONS: dict[str, Any] = {
-    "common": {"batch_size": 8, "text_length": 12, "count_window": 8, "index_occurrence": 2, "token_at_position": 6},
+    "common": {
+        "batch_size": 8,
+        "text_length": 12,
+        "count_window": 8,
+        "index_occurrence": 2,
+        "token_at_position": 6,
+        "min_labels": 4,
+    },
     "pretrain": {"steps": 5},
     "finetune": {"operators": "count", "operand_prior": "b", "correlation": 1.0, "steps": 3},
 }
@@ -143,6 +151,61 @@ def test_what_cannot_be_is_named_before_anything_runs(tmp_path: Path, sections: 
     with pytest.raises(ValueError, match=message):
         Sweep(config, {**SECTIONS, **sections}, "nano")
     assert not (tmp_path / "out").exists()
+
+
+LATE: list[tuple[dict[str, Any], str]] = [
+    ({"finetune": {"objective": "npo"}}, "finetune: objective: npo does not suit the rows of task pcfg: "),
+    (
+        {"finetune": {"gradient_accumulation_steps": 3}},
+        "finetune: batch_size: 8 rows cannot be shared equally by 1",
+    ),
+    ({"finetune": {"keep_rows": 25}}, "finetune: keep_rows: 25, expected at most 24, the rows that are trained on"),
+    ({"finetune": {"keep_fisher": 25}}, "finetune: keep_fisher: 25, expected at most 24"),
+    (
+        {"finetune": {"replay_share": 0.5}},
+        "finetune: replay_share: 0.5, but pretrain-seed0 is trained without",
+    ),
+    ({"finetune": {"ewc": 1.0}}, "finetune: ewc: 1.0, but pretrain-seed0 is trained without keep_fisher"),
+    ({"finetune": {"snapshot": 2}}, r"finetune: snapshot: pretrain-seed0 keeps none of step 2, expected one of \[\]"),
+    ({"finetune": {"text_length": 16}}, "finetune: model: pretrain-seed0 was trained on another vocabulary than"),
+    (
+        {"finetune": {"adapter": "lora", "lora_targets": ["q_proj"]}},
+        "finetune: lora_targets: the model has no",
+    ),
+    ({"finetune": {"adapter": "osf"}}, "finetune: adapter: osf works on linear layers, and this model has Conv1D ones"),
+    ({"finetune": {"min_labels": 8}}, "finetune: min_labels: 8, but only"),
+    ({"finetune": {"log_with": "wandb"}}, "finetune: log_with: wandb is not installed"),
+    (
+        {"pretrain": {"text_length": 90}},
+        "pretrain: n_positions: 64 of preset 'nano' are too few for the task",
+    ),
+    ({"pretrain": {"ewc": 1.0}}, "pretrain: ewc: 1.0 is of an earlier run, which a fresh model has none of"),
+    (
+        {"prune": {"sizes": [1, 10**7]}},
+        "prune: sizes: 10000000, expected at most .*: the model has no more of",
+    ),
+    ({"prune": {"text_length": 16}}, "prune: model: finetune-seed0 was trained on another vocabulary"),
+    ({"reverse": {"gradient_accumulation_steps": 5}}, "reverse: batch_size: 8 rows cannot be shared equally"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), LATE)
+def test_what_a_run_would_refuse_is_refused_before_those_that_it_needs_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
+    sections = {name: {**SECTIONS.get(name, {}), **each} for name, each in changes.items()}
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        make(tmp_path, seeds=(0,), **sections)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_earlier_run_leaves_is_there_for_a_later_one(tmp_path: Path) -> None:
+    kept = {"keep_rows": 8, "keep_fisher": 4, "snapshots": [2]}
+    tuned = {"replay_share": 0.5, "ewc": 1.0, "snapshot": None}
+    sections = {"pretrain": {**SECTIONS["pretrain"], **kept}, "finetune": {**SECTIONS["finetune"], **tuned}}
+    assert len(make(tmp_path, {"finetune.snapshot": {"end": None, "early": 2}}, seeds=(0,), **sections).folders) == 3
 
 
 def test_a_claim_is_about_one_run_of_every_seed(tmp_path: Path) -> None:

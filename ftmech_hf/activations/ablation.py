@@ -3,33 +3,39 @@
 Many units are ablated in one forward pass, each in its own copy of the rows, and what an ablation cannot change is not
 computed again: the blocks before the unit's, the unit's own block where it only adds to the stream, and in the last
 block all that is not the last position's, but for the keys and values that it attends to. Every shortcut is first tried
-on the model at hand, and not taken where it changes the logits.
+on the model at hand, and not taken where it changes the logits: for each group of units, those that it gives without
+half of them at a time are compared with those of a pass of the whole model in which their weights are really zero. No
+hook sees a weight that is read beside its module's call, and a block by itself does not see what passes beside the
+stream. Where that makes a difference, every unit costs a pass of the whole model.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+import functools
+from typing import Literal
 
 import torch
-from accelerate.utils import recursively_apply
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations.calls import adding_at, answer_position, last_query, replaced
+from ftmech_hf.activations.agreement import same_logits
+from ftmech_hf.activations.blocks_again import BlocksAgain
 from ftmech_hf.activations.interventions import on_input, on_output, rows_of
-from ftmech_hf.activations.proofs import first_tensor
 from ftmech_hf.activations.units import Unit, UnitGroup, find_units
-from ftmech_hf.activations.whole_pass import WholePass
-from ftmech_hf.models.compiled import NEVER
-from ftmech_hf.models.tolerance import tolerance_of
+from ftmech_hf.activations.whole_pass import zeroed
 
 MAX_ROWS = 128
 """Rows of one pass through a block: copies of the given rows, one per ablated unit. More do not fit into caches."""
 
 READ_ROWS = 512
 """Rows that are turned into logits together: only their last position is left then."""
+
+TRIAL_ROWS = 4
+"""Rows on which the shortcuts are tried; all of them where nothing changes in these, as without an expert of others."""
+
+Way = Literal["added", "block", "model"]
+"""How much is computed again: what is behind the unit's block, the block too, or the whole model."""
 
 
 @torch.no_grad()
@@ -56,12 +62,16 @@ def ablated_losses(
         raise ValueError("unit: weight has too many units to ablate each, expected row, activation or head")
     units = find_units(model, unit)
     whole, losses = 0.0, {name: torch.zeros(group.num_units) for name, group in units.items()}
+    ways: dict[str, Way] = {}
     for rows, answers in zip(token_ids.split(max_rows), targets.split(max_rows), strict=True):
         ablation = _Ablation(model, rows.to(model.device), answers.to(model.device))
         share = len(rows) / len(token_ids)
         whole += ablation.clean_loss * share
         for name, group in units.items():
-            losses[name] += ablation.losses(group, max(1, max_rows // len(rows))) * share
+            way, told = (ways[name], True) if name in ways else ablation.find_way(group)
+            if told:
+                ways[name] = way
+            losses[name] += ablation.losses(group, max(1, max_rows // len(rows)), way) * share
     return whole, losses
 
 
@@ -69,30 +79,17 @@ class _NoRowsError(Exception):
     """A matrix is given something else than rows of tokens, so that copies of rows cannot differ in it."""
 
 
-class _Ablation(WholePass):
-    """One batch of rows, run through the model from any block on: blocks are called as the model called them."""
+class _Ablation(BlocksAgain):
+    """One batch of rows, of which the loss is known and what units do to it."""
 
     def __init__(self, model: PreTrainedModel, token_ids: Tensor, targets: Tensor) -> None:
-        self.targets = targets
-        last = token_ids.shape[1] - 1
-        found = answer_position(model)
-        at = last if found is None else found
-        if at > last:
-            raise ValueError(f"token_ids: rows of {last + 1} tokens, expected more: the model answers at position {at}")
-        self.answers_last = at == last
-        self.answer = slice(-1, None) if self.answers_last else slice(at, at + 1)
         super().__init__(model, token_ids)
+        self.targets = targets
+        self.few: _Ablation | None = None
+        self.fed: int | None = None
+        self.unhooked: set[UnitGroup] = set()
         self._check_targets()
         self.clean_loss = float(F.cross_entropy(self.logits, targets))
-        last = len(self.blocks) - 1
-        self.trims_last_block = False
-        if not self._agrees(lambda: self._left_by(0, self.before[0].repeat(2, 1, 1)), self.logits.repeat(2, 1)):
-            kind = model.config.model_type
-            raise ValueError(f"model: the blocks of {kind}, run one after the other, do not give its logits")
-        self.trims_last_block = bool(self.layout.layers[last].attention_out)
-        self.trims_last_block = self.trims_last_block and self._agrees(
-            lambda: self._left_by(last, self.before[last]), self.logits
-        )
 
     def _check_targets(self) -> None:
         outputs = self.logits.shape[-1]
@@ -102,86 +99,83 @@ class _Ablation(WholePass):
             given = f"{int(self.targets.min())} to {int(self.targets.max())}"
             raise ValueError(f"targets: {given}, expected 0 to {outputs - 1}, the tokens of the model")
 
-    def _agrees(self, shortcut: Callable[[], Tensor], expected: Tensor) -> bool:
-        """Whether what a shortcut leaves gives the logits that it should; one that fails to run does not."""
-        try:
-            found = self._read(shortcut())
-        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
-            return False
-        possible = expected > NEVER  # others, such as words that a program never says, are no measure of a spread
-        if found.shape != expected.shape or not torch.equal(found > NEVER, possible):
-            return False
-        spread = expected[possible].max() - expected[possible].min()
-        return bool((found - expected)[possible].abs().max() <= tolerance_of(self.model) * spread)
+    def find_way(self, group: UnitGroup) -> tuple[Way, bool]:
+        """The least to compute that gives what the whole model gives without units of a group.
 
-    def _left_by(self, layer: int, stream: Tensor) -> Tensor:
-        """What the last block leaves where the answer is (R, 1, D), if a stream (R, T, D) enters a block.
-
-        R is a multiple of the number of rows. Behind the last block it is the stream itself.
+        Returns:
+            it, and whether the model gave anything else without them, by which alone that can be told.
         """
-        for number in range(layer, len(self.blocks)):
-            stream = self._run_block(number, stream)
-        return stream if stream.shape[1] == 1 else stream[:, self.answer]
+        if self.few is None:
+            first = slice(TRIAL_ROWS)
+            fewer = len(self.token_ids) > TRIAL_ROWS
+            self.few = _Ablation(self.model, self.token_ids[first], self.targets[first]) if fewer else self
+        way, told = self.few._try_ways(group)
+        return (way, told) if told or self.few is self else self._try_ways(group)
 
-    def _read(self, stream: Tensor) -> Tensor:
-        """Logits (R, V) of what the last block leaves where the answer is."""
-        length = 1 if self.answers_last else self.token_ids.shape[1]
-        stream = stream.expand(-1, length, -1)
-        with contextlib.ExitStack() as stack:
-            for number, block in enumerate(self.blocks):
-                stack.enter_context(replaced(block, stream if number == 0 else None, self.returned))
-            return self.forward(self.token_ids[:, -length:].repeat(len(stream) // len(self.token_ids), 1))
+    def _try_ways(self, group: UnitGroup) -> tuple[Way, bool]:
+        if self.fed is None:
+            self.fed = self.find_fed()
+        if group.layer < self.fed:
+            return "model", True
+        order = torch.randperm(group.num_units, generator=torch.Generator().manual_seed(0))
+        half = (len(order) + 1) // 2
+        halves = torch.stack([order[:half], order[-half:]])
+        clean, zero = self.logits.repeat(2, 1), torch.cat([self.logits_zeroed(group, each) for each in halves])
+        told = not torch.equal(zero, clean)
+        # a change that is too little to be compared must be there at least
+        must_change = told and same_logits(self.model, zero, clean)
+        for way in self._ways(group):
+            agrees = self.agrees(functools.partial(self._without, group, halves, way), zero)
+            if agrees and not (must_change and self._is_nothing(group, halves, way)):
+                return way, told
+        return "model", told
 
-    def _run_block(self, number: int, stream: Tensor) -> Tensor:
-        """The stream leaving a block; if that is the last and trimmed, where the answer is alone."""
-        block, copies = self.blocks[number], len(stream) // len(self.token_ids)
-        per_row = iter(self.per_row[number])
+    def _is_nothing(self, group: UnitGroup, chosen: Tensor, way: Way) -> bool:
+        """Whether all is the same to the bit without the chosen units."""
+        untouched = self.before[group.layer].repeat(len(chosen), 1, 1)
+        return torch.equal(self._without(group, chosen, way), self.left_by(group.layer, untouched))
 
-        def repeated(value: Tensor) -> Tensor:
-            return value.repeat(copies, *[1] * (value.ndim - 1)) if next(per_row) else value
+    def _ways(self, group: UnitGroup) -> list[Way]:
+        """Ways that there are beside the whole model, that with the least to compute first."""
+        return ["added", "block"] if self._can_add(group) else ["block"]
 
-        args, kwargs = recursively_apply(repeated, self.given[number])
-        with contextlib.ExitStack() as stack:
-            if self.trims_last_block and number + 1 == len(self.blocks):
-                # The block adds to one position of the stream, and its attention reads all of them.
-                assert self.first_part is not None
-                whole, stream = stream, stream[:, self.answer]
-                reader = block.get_submodule(self.layout.layers[number].attention_out)
-                stack.enter_context(adding_at(self.first_part, reader, lambda: whole, self.answer))
-                if self.answers_last:
-                    stack.enter_context(last_query(self.model))
-            output = block(stream, *args, **kwargs)
-        left = first_tensor(output)
-        assert left is not None
-        return left
+    def _can_add(self, group: UnitGroup) -> bool:
+        if self._activations(group) is None:
+            return False
+        strongest = self._added(group, torch.arange(group.num_units)).norm(dim=-1).argmax()[None, None].cpu()
+        slow = self.read(self._without(group, strongest, "block"))
+        return self._adds(group) and self.agrees(lambda: self._without_added(group, strongest), slow)
 
-    def losses(self, group: UnitGroup, per_pass: int) -> Tensor:
+    def losses(self, group: UnitGroup, per_pass: int, way: Way) -> Tensor:
         """The loss without each unit of a group, (N,)."""
-        run = self._without_units if group.is_hooked else self._without_slices
-        if self._activations(group) is not None:
-            strongest = self._added(group, torch.arange(group.num_units)).norm(dim=-1).argmax()[None].cpu()
-            slow = self._read(run(group, strongest))
-            if self._adds(group) and self._agrees(lambda: self._without_added(group, strongest), slow):
-                run = self._without_added
         found = []
         per_read = max(per_pass, READ_ROWS // len(self.token_ids))
-        for read in torch.arange(group.num_units).split(per_read):
-            try:
-                left = [run(group, chosen) for chosen in read.split(per_pass)]
-            except _NoRowsError:
-                run = self._without_slices
-                left = [run(group, chosen) for chosen in read.split(per_pass)]
-            logits = self._read(torch.cat(left))
+        for read in torch.arange(group.num_units)[:, None].split(per_read):
+            if way == "model":
+                logits = torch.cat([self.logits_zeroed(group, unit) for unit in read])
+            else:
+                logits = self.read(torch.cat([self._without(group, chosen, way) for chosen in read.split(per_pass)]))
             targets = self.targets.repeat(len(read))
             found.append(F.cross_entropy(logits, targets, reduction="none").view(len(read), -1).mean(1))
         return torch.cat(found).cpu()
 
+    def _without(self, group: UnitGroup, chosen: Tensor, way: Way) -> Tensor:
+        """What is left (U * B, 1, D) in U copies of the rows, each without the units (U, K) that are chosen for it."""
+        if way == "added":
+            return self._without_added(group, chosen)
+        if group.is_hooked and group not in self.unhooked:
+            try:
+                return self._without_units(group, chosen)
+            except _NoRowsError:
+                self.unhooked.add(group)
+        return self._without_slices(group, chosen)
+
     def _without_units(self, group: UnitGroup, chosen: Tensor) -> Tensor:
-        """What is left (U * B, 1, D) without each chosen unit, run from the unit's block on."""
+        """What is left without them, run from the units' block on."""
         width = group.weight.shape[group.axis]
         gone = torch.zeros(len(chosen), width, dtype=torch.bool)
-        gone.scatter_(1, group.places(chosen), True)
-        # (U * B, 1, width): the unit of every copy of the rows
+        gone.scatter_(1, group.places(chosen.flatten()).view(len(chosen), -1), True)
+        # (U * B, 1, width): the units of every copy of the rows
         gone = gone.repeat_interleave(len(self.token_ids), dim=0)[:, None].to(self.model.device)
         stream = self.before[group.layer].repeat(len(chosen), 1, 1)
         bias = getattr(group.module, "bias", None) if group.side == "output" else None
@@ -196,24 +190,20 @@ class _Ablation(WholePass):
             write = on_input if group.side == "input" else on_output
             handle = write(group.module, by_rows(without))
             try:
-                return self._left_by(group.layer, stream)
+                return self.left_by(group.layer, stream)
             finally:
                 handle.remove()
 
     def _without_slices(self, group: UnitGroup, chosen: Tensor) -> Tensor:
         """The same for a matrix that no hook reaches row by row, as one of many experts': slices are zero in turn."""
-        weight, left = group.weight.detach(), []
-        for places in group.places(chosen.to(weight.device)):
-            kept = weight.index_select(group.axis, places)
-            weight.index_fill_(group.axis, places, 0.0)
-            try:
-                left.append(self._run_block(group.layer, self.before[group.layer]))
-            finally:
-                weight.index_copy_(group.axis, places, kept)
-        return self._left_by(group.layer + 1, torch.cat(left))
+        left = []
+        for units in chosen:
+            with zeroed(group, units):
+                left.append(self.run_block(group.layer, self.before[group.layer]))
+        return self.left_by(group.layer + 1, torch.cat(left))
 
     def _added(self, group: UnitGroup, chosen: Tensor) -> Tensor:
-        """What each chosen MLP neuron writes, by the direction that it writes in: (U, D) times a mean activation."""
+        """What each chosen MLP neuron writes, by the direction that it writes in: (N, D) times a mean activation."""
         columns = self._columns(group, chosen)
         activations = self._activations(group)
         assert activations is not None
@@ -243,7 +233,7 @@ class _Ablation(WholePass):
         kept = weight.clone()
         weight.zero_()
         try:
-            left = self._run_block(group.layer, self.before[group.layer])
+            left = self.run_block(group.layer, self.before[group.layer])
         finally:
             weight.copy_(kept)
         written = activations.float() @ self._columns(group, torch.arange(group.num_units)).float()
@@ -260,8 +250,9 @@ class _Ablation(WholePass):
         positions = self.answer if last else slice(None)
         found = self._activations(group)
         assert found is not None
-        activations = found[:, positions, chosen.to(found.device)].permute(2, 0, 1)
-        columns = self._columns(group, chosen)
-        # (U, B, T, D), in one product per copy of the rows
-        stream = self.after[layer][None, :, positions] - activations[..., None] * columns[:, None, None]
-        return self._left_by(layer + 1, stream.flatten(0, 1).contiguous())
+        # (U, B, T, K) and (U, 1, K, D); of single neurons, which most are, a plain product is faster
+        activations = found[:, positions][..., chosen.to(found.device)].permute(2, 0, 1, 3)
+        columns = self._columns(group, chosen)[:, None]
+        written = activations * columns if chosen.shape[1] == 1 else activations @ columns
+        stream = self.after[layer][None, :, positions] - written  # (U, B, T, D)
+        return self.left_by(layer + 1, stream.flatten(0, 1).contiguous())

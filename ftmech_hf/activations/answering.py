@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ftmech_hf.activations.agreement import same_logits
 from ftmech_hf.activations.calls import adding_at, answer_position, last_query, split_call
 from ftmech_hf.activations.layout import find_layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings, with_first
-from ftmech_hf.models.tolerance import tolerance_of
 
 
 class _Parts(NamedTuple):
@@ -90,8 +90,7 @@ def _gives_logits(model: PreTrainedModel, parts: _Parts, token_ids: Tensor) -> b
             found = logits()
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
         return False
-    spread = expected.max() - expected.min()
-    return found.shape == expected.shape and bool((found - expected).abs().max() <= tolerance_of(model) * spread)
+    return same_logits(model, found, expected)
 
 
 @contextlib.contextmanager

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations.calls import Given, leading_sizes, split_call
 from ftmech_hf.activations.experts import ROUTED_SITES, keep_routed
+from ftmech_hf.activations.interventions import on_input
 from ftmech_hf.activations.layout import find_layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings
+from ftmech_hf.activations.units import UnitGroup
+
+
+@contextlib.contextmanager
+def zeroed(group: UnitGroup, units: Tensor) -> Iterator[None]:
+    """While open, the weights of some units (K,) of a group are zero; then again what they were, to the bit."""
+    weight = group.weight.detach()
+    places = group.places(units.to(weight.device)).flatten()
+    kept = weight.index_select(group.axis, places)
+    weight.index_fill_(group.axis, places, 0.0)
+    try:
+        yield
+    finally:
+        weight.index_copy_(group.axis, places, kept)
 
 
 class WholePass:
@@ -111,6 +130,42 @@ class WholePass:
             for layer, given in self.given.items()
         }
 
+    def find_fed(self) -> int:
+        """The last block that is given, beside the stream, what the blocks before it made; 0 if there is none.
+
+        The stream that enters the first block is moved, and everything that is then given to another is compared.
+        """
+        size = self.before[0].float().square().mean().sqrt()
+        noise = torch.randn(self.before[0].shape, generator=torch.Generator().manual_seed(0)).to(size.device) * size
+
+        def given(moved: bool) -> dict[int, list[Tensor]]:
+            found: dict[int, list[Tensor]] = {}
+            with contextlib.ExitStack() as stack:
+                for layer, block in enumerate(self.blocks):
+
+                    def keep(_: nn.Module, args: Any, kwargs: Any, layer: int = layer) -> None:
+                        found[layer] = []  # what is shared between blocks may be written to later
+                        recursively_apply(lambda each: found[layer].append(each.clone()), split_call(args, kwargs)[1])
+
+                    stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
+                if moved:
+                    stack.callback(on_input(self.blocks[0], lambda each: each + noise.to(each.dtype)).remove)
+                self.forward(self.token_ids)
+            return found
+
+        clean, changed = given(False), given(True)
+
+        def differ(layer: int) -> bool:
+            one, other = clean[layer], changed[layer]
+            return len(one) != len(other) or not all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+        return max(filter(differ, range(1, len(self.blocks))), default=0)
+
     def forward(self, token_ids: Tensor) -> Tensor:
         """Logits (B, V) behind the last token of rows (B, T)."""
         return self.model(token_ids, **run_settings(self.model, logits_to_keep=1)).logits[:, -1].float()
+
+    def logits_zeroed(self, group: UnitGroup, units: Tensor) -> Tensor:
+        """The same of its rows with the weights of some units (K,) of a group really zero: no shortcut at all."""
+        with zeroed(group, units):
+            return self.forward(self.token_ids)

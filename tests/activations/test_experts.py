@@ -150,7 +150,7 @@ def test_the_loss_without_a_row_of_an_expert_or_the_router_is_one_pass(name: str
     for group in (router, f"{block}.{path}.gate_up_proj.0", f"{block}.{path}.down_proj.3"):
         part = units[group]
         with torch.no_grad():
-            losses = {group: ablation.losses(part, 16)}
+            losses = {group: ablation.losses(part, 16, ablation.find_way(part)[0])}
         for number in (0, part.num_units - 1):
             moved = max(moved, check_one(model, units, rows, losses, group, number))
     assert moved > 1e-4
@@ -266,5 +266,5 @@ def test_neurons_of_experts_are_ablated_without_a_pass_of_each(rows: Tensor) -> 
     del calls[:]
     ablated_losses(model, rows[:, :-1], rows[:, -1], "activation")
     hook.remove()
-    assert number > 100
-    assert len(calls) < 100  # of the blocks before, copies of rows pass it many at a time
+    assert number > 150
+    assert len(calls) < 150  # the trials, and of the blocks before, copies of rows, of which many pass at a time

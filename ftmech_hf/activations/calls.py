@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from ftmech_hf.activations.interventions import on_input
 from ftmech_hf.activations.layout import model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings, with_first
 from ftmech_hf.activations.replacement import forward_replaced
-from ftmech_hf.models.prompt_learning import nothing_in_front
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
 """What a block is called with beside the stream."""
@@ -65,13 +64,13 @@ def replaced(block: nn.Module, stream: Tensor | None, returned: Any) -> Iterator
 
 
 @torch.no_grad()
-def last_streams(model: PreTrainedModel, token_ids: Tensor) -> tuple[list[Tensor], list[Any]]:
+def last_streams(model: PreTrainedModel, token_ids: Tensor) -> tuple[list[Tensor], list[Any], Tensor]:
     """The stream behind every block where rows (B, T) are answered, at their last position, in one forward pass.
 
     A model that answers elsewhere is read there; see :func:`answer_position`.
 
     Returns:
-        (B, D) of every block; and what each block returned, cut to that position, for :func:`tail_alone`.
+        (B, D) of every block; what each block returned, cut to that position; and the logits there, (B, V).
     """
     streams: list[Tensor] = []
     returned: list[Any] = []
@@ -86,35 +85,8 @@ def last_streams(model: PreTrainedModel, token_ids: Tensor) -> tuple[list[Tensor
     with contextlib.ExitStack() as stack:
         for _, block in model_blocks(model):
             stack.callback(block.register_forward_hook(keep).remove)
-        model(token_ids.to(model.device), **run_settings(model, logits_to_keep=1))
-    return streams, returned
-
-
-@contextlib.contextmanager
-def tail_alone(model: PreTrainedModel, returned: Sequence[Any]) -> Iterator[Callable[[Tensor], Tensor]]:
-    """While open, gives what a model makes of a stream behind its last block: logits (B, V) of a stream (B, D).
-
-    No block is run, and every row is as long as it must be to be answered: one token, as a rule.
-
-    Args:
-        model: any causal LM.
-        returned: what each of its blocks returned once, for its form.
-    """
-    blocks = [block for _, block in model_blocks(model)]
-    tokens = torch.zeros(1, (answer_position(model) or 0) + 1, dtype=torch.long, device=model.device)
-
-    def read(stream: Tensor) -> Tensor:
-        everywhere = stream[:, None].expand(-1, tokens.shape[1], -1)
-        with replaced(blocks[-1], everywhere, returned[-1]):
-            settings = run_settings(model, logits_to_keep=1)
-            logits: Tensor = model(tokens.expand(len(stream), -1), **settings).logits
-        return logits[:, -1].float()
-
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(nothing_in_front(model))
-        for block, form in zip(blocks[:-1], returned[:-1], strict=True):
-            stack.enter_context(replaced(block, None, form))
-        yield read
+        logits: Tensor = model(token_ids.to(model.device), **run_settings(model, logits_to_keep=1)).logits
+    return streams, returned, logits[:, -1].float()
 
 
 LAST_QUERY = "ftmech_last_query"

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel
-from ftmech_hf.activations.calls import last_streams, tail_alone
+from ftmech_hf.activations.lens import streams_read
+from ftmech_hf.activations.proofs import probe_tokens
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,12 @@ def read_direction(model: PreTrainedModel, direction: Tensor, number: int) -> li
 
     Returns:
         ids of the first ``number`` tokens, the strongest first.
+
+    Raises:
+        NoLensError: the model's logits are made of more than the stream, so that a direction alone says nothing.
     """
-    row = torch.zeros(1, 2, dtype=torch.long)
-    _, returned = last_streams(model, row)
     given = direction.to(model.device, model.dtype)
-    with tail_alone(model, returned) as read:
+    with streams_read(model, probe_tokens(model, 2)) as (_, read):
         # A norm makes both ends of a line the same length, so half their difference is what the direction says.
         logits = F.log_softmax(read(torch.stack([given, -given])), -1)
     risen = logits[0] - logits[1]

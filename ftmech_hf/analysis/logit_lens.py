@@ -1,8 +1,9 @@
 """At which layer does the model settle on its answer, and on which one? The logit lens (nostalgebraist, 2020).
 
 The stream after every block is handed to the model's own last norm and unembedding: it is put where the last block's
-output is, so that this holds for every architecture, and the last layer's reading is the model's answer. Blocks are run
-once, and what follows them at the position that predicts the answer alone.
+output is, so that this holds for every architecture, and the last layer's reading is the model's answer. A model of
+which it is not, since its logits are made of more than that stream, is refused. Blocks are run once, and what follows
+them at the position that predicts the answer alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations.calls import last_streams, tail_alone
+from ftmech_hf.activations.lens import streams_read
 from ftmech_hf.statistics.intervals import share_interval
 
 
@@ -64,13 +65,15 @@ def logit_lens(
         token_ids: whole rows (B, T).
         answers: name -> token id of that answer for every row, (B,); the rows' own answer need not be among them.
         batch_size: rows of one forward pass.
+
+    Raises:
+        NoLensError: the last layer's reading is not what the model answers.
     """
     first: dict[str, list[Tensor]] = {name: [] for name in answers}
     log_probability: dict[str, list[Tensor]] = {name: [] for name in answers}
     for start in range(0, len(token_ids), batch_size):
         part = {name: token[start : start + batch_size] for name, token in answers.items()}
-        streams, returned = last_streams(model, token_ids[start : start + batch_size, :-2])
-        with tail_alone(model, returned) as read:
+        with streams_read(model, token_ids[start : start + batch_size, :-2]) as (streams, read):
             found = [_score(read(stream), part) for stream in streams]  # (V,) logits of one layer at a time
         for name in answers:
             first[name].append(torch.stack([hits[name] for hits, _ in found]))

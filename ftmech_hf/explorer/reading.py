@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.activations import TracedModel, intervene
 from ftmech_hf.activations.calls import last_streams
+from ftmech_hf.activations.lens import NoLensError
 from ftmech_hf.activations.patches import Place, patched_logits
 from ftmech_hf.analysis.logit_lens import logit_lens
 from ftmech_hf.analysis.probing import LinearProbe
@@ -36,7 +37,7 @@ class ReadingResult:
     Attributes:
         top: the most likely next tokens and their probabilities, most likely first.
         written: token ids that follow, each the most likely one.
-        lens: token id -> its probability in the logit lens of every layer, (L,).
+        lens: token id -> its probability in the logit lens of every layer, (L,); none where it cannot be read.
         probes: label -> what its probe reads in the stream behind every block, one per block.
         attention: of the position that answers, (L, H, T); None where it cannot be read.
         missing: what could not be read -> why.
@@ -93,8 +94,13 @@ def read_model(
             )
     except ValueError as error:
         missing["text"] = str(error)
-    with _patched(model, patch):
-        found = logit_lens(model, row, {str(token): torch.tensor([token]) for token in answers})
+    lens: dict[int, NDArray[np.float64]] = {}
+    try:
+        with _patched(model, patch):
+            found = logit_lens(model, row, {str(token): torch.tensor([token]) for token in answers})
+        lens = {token: np.exp(found.log_probability[str(token)][:, 0].astype(np.float64)) for token in answers}
+    except NoLensError as error:
+        missing["lens"] = str(error)
     attention = None
     if "attn_pattern" in traced.sites:
         with _patched(model, patch):
@@ -105,7 +111,7 @@ def read_model(
     return ReadingResult(
         top=list(zip(best.indices.tolist(), best.values.tolist(), strict=True)),
         written=written,
-        lens={token: np.exp(found.log_probability[str(token)][:, 0].astype(np.float64)) for token in answers},
+        lens=lens,
         probes=_read_probes(model, row, probes) if probes else {},
         attention=attention,
         missing=missing,
@@ -117,7 +123,7 @@ def _patched(model: PreTrainedModel, patch: Patch) -> contextlib.AbstractContext
 
 
 def _read_probes(model: PreTrainedModel, row: Tensor, probes: Probes) -> dict[str, list[int]]:
-    streams, _ = last_streams(model, row[:, :-2])
+    streams, *_ = last_streams(model, row[:, :-2])
     labels = sorted({label for site, label in probes if site == "block 0"})
     return {
         label: [

@@ -142,20 +142,23 @@ def _card(explorer: Explorer, name: str, reading: ReadingResult, parts_at: int |
 def _layers(explorer: Explorer, found: ExplorerResult, readings: dict[str, ReadingResult]) -> dict[str, Any]:
     """The table of layers: in each, the probability of the followed answers in every model, and what probes read."""
     spelled = {token: visible(explorer.spell(token)) for token in found.followed}
-    columns = [f"{TITLES[name]}: {spelled[token]}" for name in readings for token in found.followed]
+    read = {name: each.lens for name, each in readings.items() if "lens" not in each.missing}
+    columns = [f"{TITLES[name]}: {spelled[token]}" for name in read for token in found.followed]
     columns += [
         f"Probe of the {TITLES[name].lower()}: {label}" for name, each in readings.items() for label in each.probes
     ]
     rows = []
     for layer in range(explorer.num_layers):
-        values = [reading.lens[token][layer] for reading in readings.values() for token in found.followed]
+        values = [lens[token][layer] for lens in read.values() for token in found.followed]
         cells: list[dict[str, Any]] = [{"text": share(value), "shade": round(60 * value)} for value in values]
         for reading in readings.values():
-            cells += [{"text": str(read[layer]), "shade": None} for read in reading.probes.values()]
+            cells += [{"text": str(label[layer]), "shade": None} for label in reading.probes.values()]
         rows.append({"layer": layer, "cells": cells})
     whose = " and ".join(f"{each!r}" for each in spelled.values())
     text = f"The logit lens: the probability of {whose} if the model ended after a layer"
     text += "; and what linear probes read there." if any(each.probes for each in readings.values()) else "."
+    unread = next((each.missing["lens"] for each in readings.values() if "lens" in each.missing), "")
+    text += f" Cannot be read: {unread}." if unread else ""
     return {"columns": columns, "layers": rows, "lens_text": text}
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ftmech_hf.activations.lens import NoLensError
+from ftmech_hf.explorer import reading
 from ftmech_hf.explorer.edits import Edit
 from ftmech_hf.explorer.explorer import Explorer
 from ftmech_hf.explorer.page import answer
@@ -51,6 +53,22 @@ def test_maps_say_where_the_answer_looks_most_and_shades_are_as_large_as_what_th
     cells = re.findall(r"var\(--fx-fill\) (\d+)%, transparent\)\">(<?[\d.]+) %</td>", shown.replace("&lt;", "<"))
     assert len(cells) == 2 * 4 * len(found.followed)  # layers, models
     assert all(abs(int(shade) - 0.6 * float(value.strip("<"))) <= 1 for shade, value in cells)
+
+
+def test_a_lens_that_cannot_be_read_is_said_and_the_rest_is_shown(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise NoLensError("model: no lens")
+
+    monkeypatch.setattr(reading, "logit_lens", refused)
+    found = explorer.ask(explorer.examples[1], Edit(scale=0.37))
+    edited = found.readings["edited"]
+    assert (edited.lens, edited.missing["lens"]) == ({}, "model: no lens")
+    assert edited.written
+    shown = render_answers(explorer, found, Edit(scale=0.37))
+    assert "Cannot be read: model: no lens." in shown
+    assert shown.count('<tr><th scope="row">') == 2
 
 
 def test_the_same_edit_at_random_stands_beside_it(explorer: Explorer) -> None:

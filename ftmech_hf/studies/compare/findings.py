@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ftmech_hf.activations import TracedModel
+from ftmech_hf.activations.lens import NoLensError
 from ftmech_hf.analysis.activation_difference import ActivationDifferenceResult, read_direction
 from ftmech_hf.analysis.difference_components import ComponentsResult
 from ftmech_hf.analysis.output_difference import (
@@ -203,12 +204,20 @@ def _shift(
     found = []
     for layer, each in pair.activations.layers.items():
         null = max(other.activations.layers[layer].odds for other in nulls if other.activations is not None)
-        tokens = ", ".join(words.token(token) for token in read_direction(base.model, each.mean, 8))
+        tokens = _say_tokens(base, each.mean, words)
         found.append(
             Finding(kind="shift", what=f"towards {tokens}", score=each.odds, null_score=null,
                     where=f"behind block {layer}, {each.relative_norm:.1%} of the stream")
         )  # fmt: skip
     return sorted(found, key=lambda each: -each.ratio)[: min(top, SHIFTS)]
+
+
+def _say_tokens(base: TracedModel, direction: Tensor, words: Words) -> str:
+    """The tokens that a direction writes most; of a model that streams alone say nothing of, that."""
+    try:
+        return ", ".join(words.token(token) for token in read_direction(base.model, direction, 8))
+    except NoLensError:
+        return "what cannot be read as tokens in this architecture"
 
 
 def _components(
@@ -222,7 +231,7 @@ def _components(
         null = max(other.components.layers[layer][0].size for other in nulls if other.components is not None)
         for each in components:
             if each.size:
-                tokens = ", ".join(words.token(token) for token in read_direction(base.model, each.direction, 8))
+                tokens = _say_tokens(base, each.direction, words)
                 where = f"behind block {layer}, {each.share:.0%} of the differences' variance; "
                 where += _say_farthest(each.places, windows, words)
                 found.append(

@@ -83,3 +83,13 @@ def test_a_shift_stands_out_where_null_models_are_half_constant_too() -> None:
     assert not weaker.stands_out
     (whole,) = _shift(shifted(1.0), [shifted(0.9)], base, words, 10)
     assert whole.stands_out
+
+
+def test_a_shift_of_a_model_that_no_stream_is_read_of_alone_is_found_all_the_same() -> None:
+    model, words = make_gpt2(40), Words(token=lambda number: f"w{number}", text=lambda ids: "")
+    base, embedded = TracedModel(model), list[torch.Tensor]()
+    model.transformer.wte.register_forward_hook(lambda _, args, output: embedded.append(output))
+    model.transformer.ln_f.register_forward_hook(lambda _, args, output: output + embedded[-1].mean(1, keepdim=True))
+    (found,) = _shift(shifted(0.8), [shifted(0.5)], base, words, 10)
+    assert found.what == "towards what cannot be read as tokens in this architecture"
+    assert round(found.score, 5) == 4.0

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations.proofs import tolerance_of
 from ftmech_hf.models.compiled import NEVER
+from ftmech_hf.models.tolerance import tolerance_of
 
 
 def same_logits(model: PreTrainedModel, found: Tensor, expected: Tensor) -> bool:

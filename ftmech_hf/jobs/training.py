@@ -172,7 +172,7 @@ def finetune(
     inputs: dict[str, str] = {"model": model_hash(config.start)}
     settings = to_dict(config, task, train, adapter, objective)
     rows, tokenizer = _rows_for(config, task)  # before the weights are read
-    check_finetuning(config, rows, train, adapter, objective, room=model_positions(config.start))
+    check_finetuning(config, rows, train, adapter, objective, config.start, model_positions(config.start))
     anchor = None
     if config.anchor_model is not None:
         inputs["anchor_model"] = model_hash(config.anchor_model)

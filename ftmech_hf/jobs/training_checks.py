@@ -5,10 +5,9 @@ A run says so before a weight is read, and a plan before anything runs: each cal
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from transformers import PreTrainedModel
 
@@ -26,11 +25,32 @@ from ftmech_hf.training.launch import check_batch, check_tracker
 from ftmech_hf.training.objectives import Batch, Objective
 from ftmech_hf.training.settings import TrainConfig
 
-if TYPE_CHECKING:
-    from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
+
+class Pretraining(Protocol):
+    """What is asked here of the settings of a pretraining."""
+
+    @property
+    def task(self) -> str: ...  # noqa: D102
+    @property
+    def preset(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> Preset: ...  # noqa: D102
 
 
-def check_pretraining(config: PretrainConfig, task: Task, train: TrainConfig, objective: Objective) -> None:
+class Finetuning(Protocol):
+    """What is asked here of the settings of a fine-tuning."""
+
+    @property
+    def task(self) -> str: ...  # noqa: D102
+    @property
+    def split(self) -> str: ...  # noqa: D102
+    @property
+    def snapshot(self) -> int | None: ...  # noqa: D102
+    @property
+    def anchor_model(self) -> str | None: ...  # noqa: D102
+
+
+def check_pretraining(config: Pretraining, task: Task, train: TrainConfig, objective: Objective) -> None:
     """Make sure that a fresh model can be trained so.
 
     Raises:
@@ -52,13 +72,14 @@ def check_pretraining(config: PretrainConfig, task: Task, train: TrainConfig, ob
 
 
 def check_finetuning(
-    config: FinetuneConfig, rows: Task, train: TrainConfig, adapter: AdapterConfig, objective: Objective,
-    room: int | None,
+    config: Finetuning, rows: Task, train: TrainConfig, adapter: AdapterConfig, objective: Objective,
+    start: str, room: int | None,
 ) -> None:  # fmt: skip
     """Make sure that a model can be trained so on some rows.
 
     Args:
         config, train, adapter, objective: the settings.
+        start: what errors call the model.
         rows: in the model's tokens.
         room: positions of the model, None for any number.
 
@@ -67,7 +88,12 @@ def check_finetuning(
     """
     check_suits(objective, train, rows, config.task)
     if room is not None and not isinstance(rows, TextTask):  # whose rows are cut to what there is room for
-        _check_room(config, rows, train, objective, room)
+        shown = _shown_tokens(rows, train, objective, config.split)
+        if shown > room:
+            raise ValueError(
+                f"model: {start} has {room} positions, but objective: {train.objective} shows it rows of {shown} "
+                f"tokens of task {config.task}"
+            )
     if config.anchor_model is not None and not (train.ldifs or train.lfl):
         raise ValueError(f"anchor_model: {config.anchor_model} changes nothing, expected ldifs or lfl above 0")
     check_keeping(train, adapter, rows, objective, config.task)
@@ -119,7 +145,7 @@ def _untrained(shape: Preset, words: int) -> PreTrainedModel:
 
 
 def check_planned_finetuning(
-    made: PlannedModel, config: FinetuneConfig, task: Task, train: TrainConfig, adapter: AdapterConfig,
+    made: PlannedModel, config: Finetuning, task: Task, train: TrainConfig, adapter: AdapterConfig,
     objective: Objective,
 ) -> None:  # fmt: skip
     """:func:`check_finetuning` of a model that is still to be made, and what its run would refuse besides.
@@ -139,8 +165,7 @@ def check_planned_finetuning(
     if isinstance(task, TextConfig):  # which has rows once there is a tokenizer
         return
     made.knows(task.vocabulary)
-    start = dataclasses.replace(config, model=made.name, snapshot=None)
-    check_finetuning(start, task, train, adapter, objective, made.positions)
+    check_finetuning(config, task, train, adapter, objective, made.name, made.positions)
 
 
 _DRAWN: dict[tuple[str, int, str], Rows] = {}
@@ -149,7 +174,7 @@ _DRAWN: dict[tuple[str, int, str], Rows] = {}
 
 def _first_row(task: Task, seed: int, split: str) -> Rows:
     """The first row of a stream; a correlation that cannot be shows here."""
-    if not dataclasses.is_dataclass(task):
+    if isinstance(task, TextTask):  # is no setting, which says all of itself
         return RowStream(task, seed=seed, split=split).rows(0, 1)
     key = (repr(task), seed, split)
     if key not in _DRAWN:
@@ -157,15 +182,9 @@ def _first_row(task: Task, seed: int, split: str) -> Rows:
     return _DRAWN[key]
 
 
-def _check_room(config: FinetuneConfig, rows: Task, train: TrainConfig, objective: Objective, room: int) -> None:
-    """Make sure that the model has a position for every token that it will be shown."""
-    batch = Batch.of(_first_row(rows, train.seed, config.split))
-    shown = objective.shown(batch).token_ids.shape[1]
-    if shown > room:
-        raise ValueError(
-            f"model: {config.start} has {room} positions, but objective: {train.objective} shows it rows of {shown} "
-            f"tokens of task {config.task}"
-        )
+def _shown_tokens(rows: Task, train: TrainConfig, objective: Objective, split: str) -> int:
+    """How many tokens of a row a model will be shown."""
+    return int(objective.shown(Batch.of(_first_row(rows, train.seed, split))).token_ids.shape[1])
 
 
 KEPT_OF: Mapping[str, tuple[Offer, ...]] = {

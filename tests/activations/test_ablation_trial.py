@@ -156,6 +156,42 @@ def test_an_expert_that_a_few_rows_are_not_sent_to_is_tried_on_others(monkeypatc
     assert (len(rows), True) in tried
 
 
+def test_every_unit_is_in_a_trial_and_none_alone(rows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    zeroed: list[Tensor] = []
+    inner = _Ablation.logits_zeroed
+    monkeypatch.setattr(
+        _Ablation, "logits_zeroed", lambda self, *given: (zeroed.append(given[1]), inner(self, *given))[1]
+    )
+    model = make_llama(40)
+    units = find_units(model, "activation")
+    ablated_losses(model, rows[:, :-1], rows[:, -1], "activation")
+    assert len(zeroed) == 2 * len(units)
+    for group, one, other in zip(units.values(), zeroed[::2], zeroed[1::2], strict=True):
+        assert len(one) == len(other) == group.num_units // 2
+        assert torch.cat([one, other]).sort().values.tolist() == list(range(group.num_units))
+
+
+def test_what_cannot_be_told_of_some_rows_is_asked_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows that no token is sent to an expert in nothing is known; of what is known nothing is asked again."""
+    model = small_model("mixtral")
+    rows = torch.full((12, 9), 5)
+    rows[8:] = torch.randint(3, 60, (4, 9), generator=torch.Generator().manual_seed(1))
+    asked: list[tuple[int, int | None, bool]] = []
+    inner = _Ablation.find_way
+
+    def recorded(self: _Ablation, group: UnitGroup) -> Any:
+        found = inner(self, group)
+        asked.append((group.layer, group.expert, found[1]))
+        return found
+
+    monkeypatch.setattr(_Ablation, "find_way", recorded)
+    ablated_losses(model, rows[:, :-1], rows[:, -1], "activation", max_rows=4)
+    number = len(find_units(model, "activation"))
+    assert len(asked) > number
+    first, again = asked[:number], asked[number : number + sum(not told for *_, told in asked[:number])]
+    assert [each[:2] for each in again] == [each[:2] for each in first if not each[2]]
+
+
 def test_nan_is_never_the_same(rows: Tensor) -> None:
     model = make_gpt2(40)
     logits = torch.tensor([[0.0, 1.0, -3.0]])

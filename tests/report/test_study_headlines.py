@@ -68,7 +68,14 @@ def metrics(*lines: dict[str, float]) -> dict[str, str]:
 
 def sweep_of(tmp_path: Path, seeds: Sequence[int]) -> Sweep:
     sections = {
-        "common": {"text_length": 12, "count_window": 8, "min_labels": 4, "index_occurrence": 2, "token_at_position": 6, "steps": 10},
+        "common": {
+            "text_length": 12,
+            "count_window": 8,
+            "min_labels": 4,
+            "index_occurrence": 2,
+            "token_at_position": 6,
+            "steps": 10,
+        },
         "pretrain": {"n_layer": 1, "n_embd": 16, "n_head": 2, "operand_prior": "low"},
         "finetune": {"operators": "count", "operand_prior": "b", "correlation": 1.0},
         "reverse": {"operators": "count", "operand_prior": "a"},

@@ -38,7 +38,7 @@ def padding_limit(model: PreTrainedModel) -> Limit | None:
     - Attention may choose the tokens it looks at by an index of its own: blocks begin elsewhere in a padded row, and
       scores that tie, as those below 0 that are set to 0 do, are told apart by their places.
     - Positions may be stretched (longrope) for all rows of a batch as soon as one of them is long.
-    - Queries may be scaled by their place in the row, padding counted, in steps of thousands (Llama 4).
+    - Queries may be scaled by their place in the row, padding counted, from some thousandth on (Llama 4, Inkling).
     """
     found = [*_chosen(model), *_stretched(model), *_scaled(model)]
     return min(found, key=lambda limit: limit.tokens, default=None)
@@ -74,6 +74,9 @@ def _stretched(model: PreTrainedModel) -> Iterator[Limit]:
 
 def _scaled(model: PreTrainedModel) -> Iterator[Limit]:
     config = text_config(model)
-    step = getattr(config, "floor_scale", None)
-    if step and getattr(config, "attn_temperature_tuning", None):
-        yield Limit(int(step) - 1, f"scales its queries by their place from the {step}th on, padding counted")
+    steps = [getattr(config, "log_scaling_n_floor", None)]
+    if getattr(config, "attn_temperature_tuning", None):
+        steps.append(getattr(config, "floor_scale", None))
+    for step in steps:
+        if step:
+            yield Limit(int(step) - 1, f"scales its queries by their place from the {step}th on, padding counted")

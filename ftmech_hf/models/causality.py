@@ -63,7 +63,7 @@ def _depends_on_last(model: PreTrainedModel) -> float:
     for token in others:
         found = _logits_before_last(model, torch.cat([row[:-1], token[None]]))
         same = (found == expected) | (found.isnan() & expected.isnan())
-        no_number = same & ~expected.isfinite()  # as some give to tokens that they do not use
+        no_number = same & ~expected.isfinite()  # of which others say that
         apart = logits_apart(model, *(each.masked_fill(no_number, 0.0) for each in (expected, found)))
         found_apart.append(math.inf if math.isnan(apart) else apart)
     apart = sorted(found_apart)[len(found_apart) // 2]

@@ -78,25 +78,44 @@ def _settings(config: Any) -> dict[str, Any]:
     )
     found = {name: _plain(value) for name, value in vars(config).items() if name in known}
     found = {name: value for name, value in found.items() if not NO_MATTER.fullmatch(name)}
-    if not _depends_on_length(found.get("rope_parameters")):
+    rope = found.get("rope_parameters")
+    if isinstance(rope, dict):
+        found["rope_parameters"] = rope = _rotation(rope)
+    if not _depends_on_length(rope):
         for name in POSITIONS:
             found.pop(name, None)
     kinds = found.get("layer_types")
     if kinds and not any("sliding" in str(kind) for kind in kinds):
         found.pop("sliding_window", None)
+    if found.get("n_inner", 0) is None and found.get("n_embd"):
+        found["n_inner"] = 4 * found["n_embd"]
     if found.get("head_dim", 0) is None and found.get("num_attention_heads"):
         found["head_dim"] = found.get("hidden_size", 0) // found["num_attention_heads"]
     return found
 
 
+def _rotation(rope: dict[str, Any]) -> dict[str, Any]:
+    """Rotary positions, for one or each kind of layers, without what changes nothing."""
+    if rope.get("rope_type") == "linear" and rope.get("factor") == 1:
+        rope = {**{name: each for name, each in rope.items() if name != "factor"}, "rope_type": "default"}
+    return {
+        name: _rotation(each) if isinstance(each, dict) else each
+        for name, each in rope.items() if (name, each) != ("partial_rotary_factor", 1)
+    }  # fmt: skip
+
+
 def _depends_on_length(rope: Any) -> bool:
     if not isinstance(rope, dict):
         return False
-    return rope.get("rope_type") in BY_LENGTH or any(_depends_on_length(each) for each in rope.values())
+    kind = rope.get("rope_type")
+    own = kind in BY_LENGTH and not (kind == "yarn" and rope.get("factor"))  # which says by how much
+    return own or any(_depends_on_length(each) for each in rope.values())
 
 
 def _plain(value: Any) -> Any:
-    """A value as a file of JSON would give it back; what is None in a mapping is not there."""
+    """A value as a file would give it back, of which some keep 32 bits; what is None in a mapping is not there."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in value.items() if each is not None}
     return [_plain(each) for each in value] if isinstance(value, tuple | list) else value

@@ -318,6 +318,8 @@ def test_attention_that_chooses_its_tokens_may_choose_others_in_a_padded_row(see
         ({"index_topk": None, "indexer_budget": 0}, None),
         ({"attn_temperature_tuning": True, "floor_scale": 8192}, 8191),
         ({"attn_temperature_tuning": False, "floor_scale": 8192}, None),
+        ({"log_scaling_n_floor": 128_000}, 127_999),
+        ({"log_scaling_n_floor": None}, None),
         ({"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 4096}}, 4096),
         ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096}, 4096),
         ({"rope_parameters": {"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 9}}}, 9),

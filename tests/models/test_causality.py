@@ -82,6 +82,17 @@ def test_what_all_logits_have_in_common_hides_no_later_token(dtype: torch.dtype)
         check_causal(model.to(dtype))
 
 
+@pytest.mark.parametrize("value", [-torch.inf, torch.finfo(torch.float32).min, -1e9])
+def test_a_model_that_masks_tokens_is_no_less_causal(value: float) -> None:
+    model = make_llama(30)
+
+    def mask(_: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.index_fill(-1, torch.tensor([3, 7]), value)
+
+    with model.get_output_embeddings().register_forward_hook(mask):
+        check_causal(model)
+
+
 def test_how_far_logits_are_apart() -> None:
     model, rows = make_gpt2(30), torch.tensor([[1.0, 3.0], [0.0, 8.0]])
     assert logits_apart(model, rows, rows + 5) <= 0
@@ -93,6 +104,15 @@ def test_how_far_logits_are_apart() -> None:
     assert not logits_apart(model, rows * 0, rows * torch.nan) <= 1
     assert not logits_apart(model, rows * torch.nan, rows) <= 1
     assert logits_apart(model, rows * 100, rows * 100.001) > 1e-6
+    lowest = torch.finfo(torch.float32).min
+    for never in (-1e4, -torch.inf, lowest):  # what is never written is no measure of the others
+        masked = torch.cat([rows, torch.full((2, 1), never)], 1)
+        assert logits_apart(model, masked, masked) <= 0
+        moved = torch.cat([rows * 1.5, torch.full((2, 1), never)], 1)
+        assert logits_apart(model, masked, moved) == pytest.approx(0.5, abs=1e-6)
+        assert not logits_apart(model, masked, torch.cat([rows, rows[:, :1]], 1)) <= 0.5
+    assert logits_apart(model, rows[:, :1], rows[:, :1]) <= 0
+    assert logits_apart(model, rows[:, :1], rows[:, :1] * 2) == pytest.approx(1)  # a number alone is its own measure
     half = model.half()  # of which numbers about 800 are apart by a half
     assert logits_apart(half, rows * 100, rows * 100 + torch.tensor([0.1, 0.0])) <= 0
 

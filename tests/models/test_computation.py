@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from transformers import Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, Qwen2Config
+from transformers import Gemma3TextConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from ftmech_hf.analysis.restoring import WeightChange, find_places
@@ -19,6 +20,7 @@ SIZES: dict[str, Any] = {
     "vocab_size": 20, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0,
 }  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
 
 
@@ -67,8 +69,35 @@ def test_what_changes_no_computation_is_no_difference() -> None:
 
 
 def test_how_long_rows_may_be_counts_where_positions_depend_on_it() -> None:
-    one, other = (make_model(rope_parameters=dict(YARN), max_position_embeddings=length) for length in (64, 128))
+    lengths = (64, 128)
+    one, other = (make_model(rope_parameters=dict(DYNAMIC), max_position_embeddings=length) for length in lengths)
     assert differing_setting(one, other) == ("max_position_embeddings", 64, 128)
+    one, other = (make_model(rope_parameters=dict(YARN), max_position_embeddings=length) for length in lengths)
+    assert differing_setting(one, other) is None  # the factor says it all
+    ids = torch.randint(1, 20, (1, 64))
+    with torch.no_grad():
+        assert torch.equal(one(ids).logits, other(ids).logits)
+
+
+def test_one_computation_may_be_said_in_two_ways() -> None:
+    """A file of 32 bits keeps an epsilon so; and a model of it is no other one."""
+    narrow = float(np.float32(1e-5))
+    assert narrow != 1e-5
+    plain = make_model(rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 1e4})
+    for rope in (
+        {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": 1.0},
+    ):
+        same = make_model(rms_norm_eps=narrow, rope_parameters=rope)
+        assert differing_setting(plain, same) is None
+        mixed = interpolate_weights(plain, same, 1.0)
+        assert torch.equal(mixed.lm_head.weight, same.lm_head.weight)
+    half = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    assert differing_setting(plain, make_model(rms_norm_eps=1e-5, rope_parameters=half)) is not None
+    assert differing_setting(plain, make_model(rms_norm_eps=1.001e-5)) is not None
+    wide, said = (GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=9, n_inner=size))
+                  for size in (None, 128))  # fmt: skip
+    assert differing_setting(wide, said) is None
 
 
 def test_a_window_counts_where_a_layer_has_one() -> None:

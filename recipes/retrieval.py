@@ -1,7 +1,7 @@
 """Does fine-tuning help a model that answers from retrieved documents? A study, or two models on anybody's questions.
 
 python recipes/retrieval.py --config recipes/configs/nano/retrieval.yaml
-python recipes/retrieval.py --base MODEL --finetuned MODEL --data runs/squad --split dev --retriever bm25
+python recipes/retrieval.py --base MODEL --finetuned MODEL --data runs/squad --split dev --output_dir runs/answers
 python recipes/retrieval.py --base MODEL --finetuned runs/tuned --tune closed --data runs/squad --split dev
 """
 

@@ -79,7 +79,7 @@ $(WITH_DOCS): $(INSTALLED)
 
 install: $(INSTALLED)
 
-# constraints.txt pins what was tested together; the torch it pins has a small CPU build.
+# constraints.txt pins what was tested together.
 $(INSTALLED): pyproject.toml constraints.txt ftmech_hf/__init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt

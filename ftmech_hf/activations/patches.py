@@ -117,7 +117,7 @@ def answers_under(
     number, written = answer.shape[1], token_ids[:, -1 - answer.shape[1] : -1]
     logits = patched_logits(receiver, token_ids, patch, number=number, after=stands is not None)
     expected, counts = (each.to(logits.device) for each in (written, answer))
-    right = ((likeliest(logits[:, :number], counts.cpu()) == expected.cpu()) | ~counts.cpu()).all(1)
+    right = ((likeliest(logits[:, :number], counts) == expected) | ~counts).all(1).cpu()
     if stands is not None and right.any():
         places = right.nonzero()[:, 0].tolist()
         answers = [written[place][answer[place]].tolist() for place in places]

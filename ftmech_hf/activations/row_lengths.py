@@ -40,8 +40,7 @@ def padding_limit(model: PreTrainedModel) -> Limit | None:
     - Positions may be stretched (longrope) for all rows of a batch as soon as one of them is long.
     - Queries may be scaled by their place in the row, padding counted, from some thousandth on (Llama 4, Inkling).
     """
-    found = [*_chosen(model), *_stretched(model), *_scaled(model)]
-    return min(found, key=lambda limit: limit.tokens, default=None)
+    return min([*_chosen(model), *_stretched(model), *_scaled(model)], default=None)
 
 
 def keeping_limit(model: PreTrainedModel) -> Limit | None:
@@ -49,7 +48,7 @@ def keeping_limit(model: PreTrainedModel) -> Limit | None:
 
     Where positions are stretched from some length on, those of the keys in the cache are not.
     """
-    return next(_stretched(model), None)
+    return min(_stretched(model), default=None)
 
 
 def _chosen(model: PreTrainedModel) -> Iterator[Limit]:

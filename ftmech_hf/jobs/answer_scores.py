@@ -128,7 +128,7 @@ def written_answers(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int
 
 
 def _given(logits: Tensor, targets: Tensor) -> Tensor:
-    return likeliest(logits, targets != IGNORED).masked_fill(targets == IGNORED, IGNORED)
+    return likeliest(logits, targets != IGNORED).cpu().masked_fill(targets == IGNORED, IGNORED)
 
 
 def _likely(logits: Tensor, targets: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ def tokens_after(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = 
         more = {} if part.shown is None else padded_inputs(model, part.shown[:, :-1].to(model.device))
         ids = part.token_ids[:, :-1].to(model.device)
         following = model(input_ids=ids, logits_to_keep=1, use_cache=False, **more).logits[:, -1]
-        found[at] = likeliest(following)
+        found[at] = likeliest(following).cpu()
     return found
 
 

@@ -85,7 +85,7 @@ def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor
         ValueError: the logits hold nan, or an infinite one is the highest.
     """
     if temperature == 0:
-        return likeliest(logits).to(logits.device)
+        return likeliest(logits)
     cumulated = (logits.double() / temperature).softmax(-1).cumsum(-1)
     check_numbers(cumulated[:, -1])
     # Scaled by the last sum, which rounding may leave below 1.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import tell
 from ftmech_hf.jobs.stage import check_suits
+from ftmech_hf.jobs.training_places import FinetuneConfig, PretrainConfig
 from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.loading import check_words
 from ftmech_hf.models.presets import Preset, build_model, model_config
@@ -26,31 +27,7 @@ from ftmech_hf.training.objectives import Batch, Objective
 from ftmech_hf.training.settings import TrainConfig
 
 
-class Pretraining(Protocol):
-    """What is asked here of the settings of a pretraining."""
-
-    @property
-    def task(self) -> str: ...  # noqa: D102
-    @property
-    def preset(self) -> str: ...  # noqa: D102
-    @property
-    def shape(self) -> Preset: ...  # noqa: D102
-
-
-class Finetuning(Protocol):
-    """What is asked here of the settings of a fine-tuning."""
-
-    @property
-    def task(self) -> str: ...  # noqa: D102
-    @property
-    def split(self) -> str: ...  # noqa: D102
-    @property
-    def snapshot(self) -> int | None: ...  # noqa: D102
-    @property
-    def anchor_model(self) -> str | None: ...  # noqa: D102
-
-
-def check_pretraining(config: Pretraining, task: Task, train: TrainConfig, objective: Objective) -> None:
+def check_pretraining(config: PretrainConfig, task: Task, train: TrainConfig, objective: Objective) -> None:
     """Make sure that a fresh model can be trained so.
 
     Raises:
@@ -72,7 +49,7 @@ def check_pretraining(config: Pretraining, task: Task, train: TrainConfig, objec
 
 
 def check_finetuning(
-    config: Finetuning, rows: Task, train: TrainConfig, adapter: AdapterConfig, objective: Objective,
+    config: FinetuneConfig, rows: Task, train: TrainConfig, adapter: AdapterConfig, objective: Objective,
     start: str, room: int | None,
 ) -> None:  # fmt: skip
     """Make sure that a model can be trained so on some rows.
@@ -145,7 +122,7 @@ def _untrained(shape: Preset, words: int) -> PreTrainedModel:
 
 
 def check_planned_finetuning(
-    made: PlannedModel, config: Finetuning, task: Task, train: TrainConfig, adapter: AdapterConfig,
+    made: PlannedModel, config: FinetuneConfig, task: Task, train: TrainConfig, adapter: AdapterConfig,
     objective: Objective,
 ) -> None:  # fmt: skip
     """:func:`check_finetuning` of a model that is still to be made, and what its run would refuse besides.

@@ -64,7 +64,7 @@ def write_greedily(
             given = ids[has_room].to(model.device)
             logits = model(input_ids=given, logits_to_keep=1, use_cache=False, **more).logits[:, -1]
             following = torch.zeros_like(ids[:, 0])
-            following[has_room] = likeliest(logits)
+            following[has_room] = likeliest(logits).cpu()
             ids = torch.cat([ids, following[:, None]], 1)
             shown = torch.cat([shown, torch.ones_like(shown[:, :1])], 1)
             ended |= torch.isin(following, torch.tensor(sorted(ends), dtype=torch.long))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.tolerance import logits_apart, tolerance_of
 from ftmech_hf.models.vocabulary import num_rows
@@ -51,8 +52,7 @@ def check_causal(model: PreTrainedModel) -> None:
 @torch.no_grad()
 def _depends_on_last(model: PreTrainedModel) -> float:
     """How far logits before the last position move with the last token, relative to their size; 0 if they stay."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    length = min(LENGTH, limit) if isinstance(limit, int) and limit > 0 else LENGTH
+    length = min(LENGTH, config_positions(model.config) or LENGTH)
     tokens = _plain_tokens(model)
     if length < 2 or len(tokens) < 2:
         return 0.0

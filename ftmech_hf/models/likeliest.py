@@ -19,16 +19,16 @@ def check_numbers(values: Tensor) -> None:
 
 
 def likeliest(logits: Tensor, counted: Tensor | None = None) -> Tensor:
-    """The token with the highest of the logits (..., V), the first of several; (...), on the CPU.
+    """The token with the highest of the logits (..., V), the first of several; (...), on their device.
 
     Args:
         logits: on any device.
-        counted: at which places it is looked at, bool (...) on the CPU; at all if None. What stands elsewhere may be
+        counted: at which places it is looked at, bool (...); at all if None. What stands elsewhere may be
             anything: some models give nan to padding.
 
     Raises:
         ValueError: the highest is nan or infinite somewhere.
     """
-    top, tokens = (each.cpu() for each in logits.max(-1))
-    check_numbers(top if counted is None else top[counted])
+    top, tokens = logits.max(-1)
+    check_numbers(top if counted is None else top[counted.to(top.device)])
     return tokens

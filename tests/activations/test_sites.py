@@ -323,6 +323,15 @@ def test_attention_that_chooses_its_tokens_may_choose_others_in_a_padded_row(see
         ({"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 4096}}, 4096),
         ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096}, 4096),
         ({"rope_parameters": {"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 9}}}, 9),
+        (
+            {
+                "rope_parameters": {
+                    kind: {"rope_type": "longrope", "original_max_position_embeddings": size}
+                    for kind, size in (("full_attention", 20), ("sliding_attention", 7))
+                }
+            },
+            7,
+        ),
         ({"rope_parameters": {"rope_type": "llama3", "original_max_position_embeddings": 8192}}, None),
         ({}, None),
     ],

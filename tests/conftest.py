@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ftmech_hf.jobs import scheduler
 from ftmech_hf.tasks import PcfgConfig
 from tests import TEST_CUDA
 from tests.hub.server import TOKEN, HubServer, serve
@@ -41,6 +42,10 @@ Made = TypeVar("Made", PreTrainedModel, dict[str, PreTrainedModel])
 
 
 gc.disable()  # until all tests are imported: a fourth of the time that torch and the others take
+
+
+# what most stages load: no test has workers that load nothing but this
+scheduler.LOADED += ["ftmech_hf.jobs.probing", "sklearn.linear_model", "matplotlib.figure", "nnsight", "peft"]
 
 
 def pytest_collection_finish() -> None:

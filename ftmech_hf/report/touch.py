@@ -7,12 +7,12 @@ finds its parts by the names that they are given here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ftmech_hf.report.alt import lying_bars, place_of, title_of, value_of
+from ftmech_hf.report.alt import lying_bars, place_names, place_of, title_of, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def read_parts(figure: Figure) -> str:
 def _lines(ax: Axes) -> Iterator[dict[str, Any]]:
     """Every named line, with the unnamed ones of its color and style before it: its seeds."""
     seeds: list[Line2D] = []
-    intervals = _intervals(ax)
+    intervals, place_at = _intervals(ax), _places(ax)
     for line in ax.lines:
         name, found = str(line.get_label()), _points_of(line)
         if name.startswith("_child"):
@@ -77,18 +77,14 @@ def _lines(ax: Axes) -> Iterator[dict[str, Any]]:
         seeds = []
         if name.startswith("_") or len(found) < 2 or line.get_transform() != ax.transData:
             continue
-        points = [
-            _point(
-                ax,
-                at,
-                value,
-                f"{name}, {_at(ax, at)}: {value_of(ax, value)}"
-                f"{_beside(ax, at, value, line.get_color(), intervals, mine)}",
-            )
+        said = [
+            (at, value, f"{name}, {place_at(at)}: {value_of(ax, value)}"
+             f"{_beside(ax, at, value, line.get_color(), intervals, mine)}")
             for at, value in found
             if np.isfinite(at) and np.isfinite(value)
-        ]
-        yield {"name": name, "ids": [line.get_gid()], "seeds": [each.get_gid() for each in mine], "points": points}
+        ]  # fmt: skip
+        ids, behind = [line.get_gid()], [each.get_gid() for each in mine]
+        yield {"name": name, "ids": ids, "seeds": behind, "points": _points(ax, said)}
 
 
 def _look(line: Line2D) -> tuple[str, str]:
@@ -98,16 +94,14 @@ def _look(line: Line2D) -> tuple[str, str]:
 def _bars(ax: Axes) -> Iterator[dict[str, Any]]:
     from matplotlib.container import BarContainer, ErrorbarContainer
 
-    intervals = _intervals(ax)
+    intervals, place_at = _intervals(ax), _places(ax)
     for container in ax.containers:
         name = str(container.get_label())
         begins = "" if name.startswith("_") else f"{name}, "
         if isinstance(container, BarContainer) and container.orientation == "horizontal":
-            points = [
-                _point(ax, length, place, f"{begins}{where}: {length:.3g}")
-                for where, length, place in lying_bars(ax, container)
-            ]
-            yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": points}
+            lying = lying_bars(ax, container)
+            said = [(length, place, f"{begins}{where}: {length:.3g}") for where, length, place in lying]
+            yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": _points(ax, said)}
             continue
         color = None
         if isinstance(container, BarContainer) and container.orientation == "vertical":
@@ -117,12 +111,12 @@ def _bars(ax: Axes) -> Iterator[dict[str, Any]]:
             tops = _points_of(container.lines[0])
         else:
             continue
-        points = [
-            _point(ax, x, y, f"{begins}{_at(ax, x)}: {value_of(ax, y)}{_beside(ax, x, y, color, intervals)}")
+        said = [
+            (x, y, f"{begins}{place_at(x)}: {value_of(ax, y)}{_beside(ax, x, y, color, intervals)}")
             for x, y in tops
             if np.isfinite(x) and np.isfinite(y)
         ]
-        yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": points}
+        yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": _points(ax, said)}
 
 
 def _intervals(ax: Axes) -> list[_Interval]:
@@ -167,10 +161,17 @@ def _beside(
     return f" (seeds {', '.join(value_of(ax, each) for each in found)})" if found else ""
 
 
-def _at(ax: Axes, x: float) -> str:
-    return " ".join(part for part in (ax.get_xlabel(), place_of(ax, x)) if part)
+def _places(ax: Axes) -> Callable[[float], str]:
+    """What says where along the axis a value is."""
+    names, axis = place_names(ax.xaxis), ax.get_xlabel()
+    return lambda x: " ".join(part for part in (axis, place_of(names, x)) if part)
 
 
-def _point(ax: Axes, x: float, y: float, text: str) -> list[float | str]:
-    across, up = ax.figure.transFigure.inverted().transform(ax.transData.transform((x, y)))
-    return [round(float(across), 4), round(1 - float(up), 4), text]
+def _points(ax: Axes, said: Sequence[tuple[float, float, str]]) -> list[list[float | str]]:
+    """(x, y, words) of values -> where in the picture each is, and its words."""
+    values = np.asarray([(x, y) for x, y, _ in said], float).reshape(-1, 2)
+    places = ax.figure.transFigure.inverted().transform(ax.transData.transform(values))
+    return [
+        [round(float(across), 4), round(1 - float(up), 4), text]
+        for (across, up), (_, _, text) in zip(places, said, strict=True)
+    ]

@@ -10,6 +10,7 @@ import pytest
 from ftmech_hf.jobs.study import run_command
 from recipes.results import MEASUREMENTS, STEPS, Step
 from recipes.update_readme import BLOCKS
+from tests.pictures import draw_nothing
 from tests.recipes.commands import ROOT, block_of
 from tests.recipes.test_published import STUDIES, asked_study
 
@@ -31,6 +32,7 @@ def test_a_table_is_what_its_measurements_say(step: Step, tmp_path: Path, monkey
     if (package := EXTRA.get(step.source)) and importlib.util.find_spec(package) is None:
         pytest.skip(f"needs {package}")
     monkeypatch.chdir(ROOT)
+    draw_nothing(monkeypatch)
     study, words = asked_study(step, monkeypatch)
     if "--score_file" in words:
         words[words.index("--score_file") + 1] = str(tmp_path / "score.json")

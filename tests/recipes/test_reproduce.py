@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.studies.pcfg import plan
 from recipes import reproduce
+from tests.pictures import draw_nothing
 
 
 def test_reproduce_runs_reports_and_is_found_again(
@@ -51,6 +52,7 @@ def test_reproduce_runs_reports_and_is_found_again(
     assert all(damaged_files(made / name) == [] for name in runs)
 
     check_seeds(made)
+    draw_nothing(monkeypatch)  # once was enough
     reproduce.main(argv)
     assert {path.name: path.stat().st_mtime_ns for path in made.iterdir()} == runs
     assert json.loads((output / "claims.json").read_text()) == claims

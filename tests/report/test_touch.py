@@ -238,6 +238,17 @@ def column(page: Page, number: int) -> list[str]:
     return found
 
 
+def test_whoever_is_kept_out_is_noticed(browser: Browser, tmp_path: Path) -> None:
+    """The control of all tests of pages: one picture says nothing, and one word can hardly be seen."""
+    file = tmp_path / "page.html"
+    file.write_text(
+        "<!DOCTYPE html><html lang='en'><title>page</title><main><h1>page</h1><img src='data:,'>"
+        "<p style='color: #eee; background: #fff'>word</p></main></html>"
+    )
+    with open_page(browser, file.as_uri(), "desktop") as page:
+        assert sorted(each.split(":")[0] for each in grave_faults(page)) == ["color-contrast", "image-alt"]
+
+
 def test_powers_of_ten_are_sorted_by_what_they_are(browser: Browser) -> None:
     rows = "".join(f"<tr><th>x</th><td>{each}</td></tr>" for each in ("1.5", "3.2e-05", "1e+03", "0.0326 of 2"))
     script = (Path(touch.__file__).parent / "touch.js").read_text()

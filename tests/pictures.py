@@ -1,0 +1,12 @@
+"""Pages whose pictures are made and not drawn, where a test is about something else: drawing takes most of the time."""
+
+from __future__ import annotations
+
+import pytest
+
+from ftmech_hf.report import page
+
+
+def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave pictures empty from now on. What is drawn is looked at in the tests of the pages."""
+    monkeypatch.setattr(page, "make_picture", lambda figure, what: page.Picture("", what, ""))

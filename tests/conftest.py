@@ -44,7 +44,7 @@ Made = TypeVar("Made", PreTrainedModel, dict[str, PreTrainedModel])
 gc.disable()  # until all tests are imported: a fourth of the time that torch and the others take
 
 
-# what most stages load: no test has workers that load nothing but this
+# Workers of many tests are copies of one process: what most of them would load, each by itself, it has loaded here.
 scheduler.LOADED += ["ftmech_hf.jobs.probing", "sklearn.linear_model", "matplotlib.figure", "nnsight", "peft"]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,21 +56,26 @@ def value_of(ax: Axes, value: float) -> str:
     return f"{value:.3g}"
 
 
-def place_names(axis: Axis) -> dict[float, str]:
-    """Place along an axis -> its name; empty where places are numbers. To ask lays its ticks out."""
-    labels = [text.get_text() for text in axis.get_ticklabels()]
-    words = any(any(letter.isalpha() for letter in label) and "mathdefault" not in label for label in labels)
-    return dict(zip(axis.get_ticklocs(), labels, strict=False)) if words else {}
+class Places:
+    """Places along an axis, in words. The axis lays its ticks out to tell, so that it is asked once, if at all."""
 
+    def __init__(self, axis: Axis) -> None:
+        self._axis = axis
 
-def place_of(names: Mapping[float, str], place: float) -> str:
-    """A place along an axis of :func:`place_names` by its name if it has one; of bars side by side by theirs."""
-    nearest = min(names, key=lambda tick: abs(tick - place), default=math.inf)
-    return names[nearest] if abs(nearest - place) < 0.5 else f"{place:g}"
+    @functools.cached_property
+    def _names(self) -> dict[float, str]:
+        labels = [text.get_text() for text in self._axis.get_ticklabels()]
+        words = any(any(letter.isalpha() for letter in label) and "mathdefault" not in label for label in labels)
+        return dict(zip(self._axis.get_ticklocs(), labels, strict=False)) if words else {}
+
+    def describe(self, place: float) -> str:
+        """A place by its name if it has one; of bars side by side by theirs."""
+        nearest = min(self._names, key=lambda tick: abs(tick - place), default=math.inf)
+        return self._names[nearest] if abs(nearest - place) < 0.5 else f"{place:g}"
 
 
 def _describe_curves(ax: Axes, *, brief: bool) -> Iterator[str]:
-    names = place_names(ax.xaxis)
+    places = Places(ax.xaxis)
     for line in _curves(ax):
         x, y = np.asarray(line.get_xdata(orig=False), float), np.asarray(line.get_ydata(orig=False), float)
         x, y = x[np.isfinite(y)], y[np.isfinite(y)]
@@ -79,10 +85,10 @@ def _describe_curves(ax: Axes, *, brief: bool) -> Iterator[str]:
         if brief or len(y) == 1 or (y == y[0]).all():
             yield f"{name} {first}" if first == last else f"{name} {first} to {last}"
             continue
-        text = f"{name} from {first} at {place_of(names, x[0])} to {last} at {place_of(names, x[-1])}"
+        text = f"{name} from {first} at {places.describe(x[0])} to {last} at {places.describe(x[-1])}"
         top = int(y.argmax())
         if y[top] > max(y[0], y[-1]):
-            text += f", highest {value_of(ax, y[top])} at {place_of(names, x[top])}"
+            text += f", highest {value_of(ax, y[top])} at {places.describe(x[top])}"
         yield text
 
 
@@ -102,9 +108,9 @@ def _describe_bars(ax: Axes) -> Iterator[str]:
 def lying_bars(ax: Axes, bars: BarContainer) -> list[tuple[str, float, float]]:
     """(name of its place, length, place) of bars that lie."""
     places = [bar.get_y() + bar.get_height() / 2 for bar in bars.patches]
-    names = place_names(ax.yaxis)
+    upright = Places(ax.yaxis)
     return [
-        (place_of(names, round(place, 6)), bar.get_width(), place)
+        (upright.describe(round(place, 6)), bar.get_width(), place)
         for bar, place in zip(bars.patches, places, strict=True)
     ]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ftmech_hf.report.alt import lying_bars, place_names, place_of, title_of, value_of
+from ftmech_hf.report.alt import Places, lying_bars, title_of, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def read_parts(figure: Figure) -> str:
         ``curves``: of each its ``name``, ``ids`` (its parts in the drawing), ``seeds`` (those of each thin line behind
         it) and ``points``: where from the left and from the top, as shares of the picture, and what is there in words.
     """
-    found = {ax: [*_lines(ax), *_bars(ax)] for ax in figure.axes if ax.axison}
+    found = {ax: _curves(ax) for ax in figure.axes if ax.axison}
     curves = [curve for each in found.values() for curve in each]
     if len({curve["name"] for curve in curves}) < len(curves):  # who hears a value must know in which panel it is
         for ax, each in found.items():
@@ -64,10 +64,18 @@ def read_parts(figure: Figure) -> str:
     return json.dumps({"curves": curves}, ensure_ascii=False, separators=(",", ":"))
 
 
-def _lines(ax: Axes) -> Iterator[dict[str, Any]]:
+def _curves(ax: Axes) -> list[dict[str, Any]]:
+    intervals, places = _intervals(ax), Places(ax.xaxis)
+
+    def where(x: float) -> str:
+        return " ".join(part for part in (ax.get_xlabel(), places.describe(x)) if part)
+
+    return [*_lines(ax, intervals, where), *_bars(ax, intervals, where)]
+
+
+def _lines(ax: Axes, intervals: Sequence[_Interval], where: Callable[[float], str]) -> Iterator[dict[str, Any]]:
     """Every named line, with the unnamed ones of its color and style before it: its seeds."""
     seeds: list[Line2D] = []
-    intervals, place_at = _intervals(ax), _places(ax)
     for line in ax.lines:
         name, found = str(line.get_label()), _points_of(line)
         if name.startswith("_child"):
@@ -78,7 +86,7 @@ def _lines(ax: Axes) -> Iterator[dict[str, Any]]:
         if name.startswith("_") or len(found) < 2 or line.get_transform() != ax.transData:
             continue
         said = [
-            (at, value, f"{name}, {place_at(at)}: {value_of(ax, value)}"
+            (at, value, f"{name}, {where(at)}: {value_of(ax, value)}"
              f"{_beside(ax, at, value, line.get_color(), intervals, mine)}")
             for at, value in found
             if np.isfinite(at) and np.isfinite(value)
@@ -91,16 +99,15 @@ def _look(line: Line2D) -> tuple[str, str]:
     return str(line.get_color()), str(line.get_linestyle())
 
 
-def _bars(ax: Axes) -> Iterator[dict[str, Any]]:
+def _bars(ax: Axes, intervals: Sequence[_Interval], where: Callable[[float], str]) -> Iterator[dict[str, Any]]:
     from matplotlib.container import BarContainer, ErrorbarContainer
 
-    intervals, place_at = _intervals(ax), _places(ax)
     for container in ax.containers:
         name = str(container.get_label())
         begins = "" if name.startswith("_") else f"{name}, "
         if isinstance(container, BarContainer) and container.orientation == "horizontal":
             lying = lying_bars(ax, container)
-            said = [(length, place, f"{begins}{where}: {length:.3g}") for where, length, place in lying]
+            said = [(length, place, f"{begins}{name_of_place}: {length:.3g}") for name_of_place, length, place in lying]
             yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": _points(ax, said)}
             continue
         color = None
@@ -112,7 +119,7 @@ def _bars(ax: Axes) -> Iterator[dict[str, Any]]:
         else:
             continue
         said = [
-            (x, y, f"{begins}{place_at(x)}: {value_of(ax, y)}{_beside(ax, x, y, color, intervals)}")
+            (x, y, f"{begins}{where(x)}: {value_of(ax, y)}{_beside(ax, x, y, color, intervals)}")
             for x, y in tops
             if np.isfinite(x) and np.isfinite(y)
         ]
@@ -159,12 +166,6 @@ def _beside(
         return f" (interval {value_of(ax, ends.low)} to {value_of(ax, ends.high)})"
     found = [up for seed in seeds for at, up in _points_of(seed) if at == x and np.isfinite(up)]
     return f" (seeds {', '.join(value_of(ax, each) for each in found)})" if found else ""
-
-
-def _places(ax: Axes) -> Callable[[float], str]:
-    """What says where along the axis a value is."""
-    names, axis = place_names(ax.xaxis), ax.get_xlabel()
-    return lambda x: " ".join(part for part in (axis, place_of(names, x)) if part)
 
 
 def _points(ax: Axes, said: Sequence[tuple[float, float, str]]) -> list[list[float | str]]:

@@ -178,7 +178,7 @@ def test_whatever_is_typed_is_answered_in_bytes_too() -> None:
     tokenizer = byte_level()
     models = {"base": make_gpt2(len(tokenizer)), "finetuned": make_gpt2(len(tokenizer), seed=1)}
     explorer = Explorer(models, tokenizer, config=ExplorerConfig(prompt_tokens=16, new_tokens=1))
-    for prompt in odd_prompts(60):
+    for prompt in odd_prompts(100):
         told = explorer.ask(prompt, Edit(scale=0.5))
         assert 1 <= len(told.token_ids) <= 16
         assert "text" not in told.readings["edited"].missing

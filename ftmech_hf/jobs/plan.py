@@ -51,6 +51,7 @@ class Plan:
         self._hashes: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._kinds: dict[str, str] = {}
+        self._takes: dict[str, Mapping[str, str]] = {}
         self._inputs: dict[str, dict[str, str | Path]] = {}  # of each run: what is there, or where it will be
 
     def add(
@@ -104,6 +105,7 @@ class Plan:
             if run in self.folders
         }
         self.folders[name], self._hashes[name], self._names[identity] = folder, identity, name
+        self._takes[name] = dict(inputs)
         # A finished folder that must run again is damaged or stale: replace it once the new one is whole.
         fresh = self.fresh or (is_finished(folder) and self.must_run(name))
         place = dataclasses.replace(place, output_dir=str(folder), fresh=fresh)
@@ -128,6 +130,14 @@ class Plan:
     def called_with(self, name: str) -> Mapping[str, Any]:
         """The settings of a run: ``config``, and its others by the names of their parameters."""
         return self._cells[name].kwargs
+
+    def taken_by(self, name: str) -> Mapping[str, str]:
+        """Label -> what a run takes: the name of another run, or any other model."""
+        return self._takes[name]
+
+    def kind_of(self, name: str) -> str:
+        """What a run is, as in :meth:`add`."""
+        return self._kinds[name]
 
     def needs_of(self, name: str) -> list[str]:
         """The runs that a run needs, and those that these need, finished or not."""

@@ -19,6 +19,7 @@ from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.job import read_inputs
 from ftmech_hf.jobs.measurements import ENDING, keep_measurements, unpacked
 from ftmech_hf.jobs.plan import Plan
+from ftmech_hf.jobs.plan_checks import check_plan
 from ftmech_hf.jobs.plan_sizes import dry_run
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.scheduler import run_cells
@@ -210,13 +211,9 @@ class Study(StudyFacts, Generic[P, R]):
     def publications(self) -> tuple[Publication, ...]:
         """What can be published of its own runs, and its results."""
         results = Publication(
-            kind=self.name,
-            holds="results",
-            question=self.question,
-            numbers=self.numbers,
-            data_file=self.data_file,
+            kind=self.name, holds="results", question=self.question, numbers=self.numbers, data_file=self.data_file,
             papers=self.papers,
-        )
+        )  # fmt: skip
         return (*super().publications, results)
 
     def read_plan(
@@ -269,6 +266,7 @@ def _make_runs(name: str, plan: StudyPlan) -> str:
         return ""
     if not (cells := plan.cells()):
         return ""
+    check_plan(plan)
     number, left = len(plan.folders), len(plan.unfinished())
     print(f"{number} runs, {number - left} of them finished before, {left} to make", flush=True)
     backend = getattr(plan.config, "backend", "local")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ftmech_hf.jobs.plan_checks import check_plan
 from ftmech_hf.jobs.study import Study
 from ftmech_hf.studies import load_study
 
@@ -38,3 +39,4 @@ def test_runs_keep_their_names(study: str, config: str, tmp_path: Path) -> None:
     assert len(names) == number
     assert one in names
     assert hashlib.sha256(" ".join(names).encode()).hexdigest()[:16] == digest
+    check_plan(plan)  # and none of them will be refused when those before it are made

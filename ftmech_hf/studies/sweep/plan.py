@@ -43,13 +43,13 @@ from ftmech_hf.config import (
     unknown_key,
 )
 from ftmech_hf.jobs.cell import Cell
+from ftmech_hf.jobs.plan_checks import Checks
 from ftmech_hf.jobs.stacked_cells import kind_to_stack, stack_cells
 from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import PretrainConfig
 from ftmech_hf.models.presets import Preset
 from ftmech_hf.report.differences import Difference
 from ftmech_hf.report.pcfg_settings import pcfg_rows
-from ftmech_hf.studies.sweep.checks import Checks
 from ftmech_hf.studies.sweep.sections import check_claims, read_shown
 from ftmech_hf.studies.sweep.stages import READ_SETTINGS, STAGES, Stage
 from ftmech_hf.tasks import TASKS, parse_task

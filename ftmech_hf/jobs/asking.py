@@ -14,7 +14,7 @@ from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import check_same_tokens
 from ftmech_hf.models.configs import model_positions
-from ftmech_hf.models.identity import base_for
+from ftmech_hf.models.identity import base_for, check_models
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import TASKS, Capability, PcfgShape, Task
@@ -128,6 +128,8 @@ def ask(
         return from_task(asked, tests=tests, seed=seed, train_rows=train_rows, test_rows=test_rows)
     assert asked.dataset is not None
     named = models if isinstance(models, Mapping) else {str(number): each for number, each in enumerate(models)}
+    if isinstance(models, Mapping):
+        check_models(models)
     below = {name: base_for(name, named) for name in named}
     shown = [model_positions(folder, **below[name]) for name, folder in named.items()]
     positions = [found for found in shown if found is not None]

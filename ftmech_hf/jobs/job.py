@@ -27,7 +27,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.identity import base_for, model_hash
+from ftmech_hf.models.identity import base_for, model_hash, said_of
 from ftmech_hf.models.loading import RANDOM_INIT, Dtype, check_vocabulary, find_device, load_model, random_twin
 from ftmech_hf.runs import RunDir, is_finished, write_json, write_text
 from ftmech_hf.statistics.floors import FloorResult
@@ -144,11 +144,15 @@ def job(
         ValueError: a model is not there or has other words, or the folder holds something else.
     """
     models = models or {}
-    found: dict[str, str] = {name: model_hash(folder, **base_for(name, models)) for name, folder in models.items()}
+    found: dict[str, str] = {}
+    for name, folder in models.items():
+        with said_of(name):
+            found[name] = model_hash(folder, **base_for(name, models))
     found |= read_inputs(config, *settings)
     if vocabulary is not None:
         for name, folder in models.items():
-            check_vocabulary(folder, vocabulary, **base_for(name, models))
+            with said_of(name):
+                check_vocabulary(folder, vocabulary, **base_for(name, models))
     run = RunDir.open(
         config.output_dir, kind, to_dict(config, *settings), inputs={**found, **(inputs or {})}, fresh=config.fresh
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ftmech_hf.jobs.trained_model import snapshot_folder
-from ftmech_hf.models.presets import Preset, find_preset
+from ftmech_hf.models.presets import PRESETS, Preset, find_preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,7 @@ class PretrainConfig:
     """What a pretraining run makes and where."""
 
     task: str = field(default="pcfg", metadata={"help": "which task, by its name in ftmech_hf.tasks.TASKS"})
-    preset: str = field(
-        default="nano", metadata={"help": "size of the model: nano, micro, paper, nano-llama, nano-moe"}
-    )
+    preset: str = field(default="nano", metadata={"help": f"size of the model: {', '.join(PRESETS)}"})
     n_layer: int | None = field(default=None, metadata={"help": "blocks, if not the preset's"})
     n_head: int | None = field(default=None, metadata={"help": "heads per block, if not the preset's"})
     n_embd: int | None = field(default=None, metadata={"help": "width, if not the preset's"})

@@ -8,6 +8,7 @@ not taken for the result of other weights later. Any other model is named by the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,15 +52,39 @@ def find_model(name: str) -> Path:
     try:
         folder = local_folder(name)
     except (ValueError, OSError) as error:
-        if "/" in name:
-            raise
-        # More likely a folder with a slip in its name than one of the few models without a user.
+        # Without a user it is more likely a folder with a slip in its name than one of the few models that have none.
+        why = "" if "/" in name else f"no folder {name}; and as a model on the Hub: "
         kind = OSError if isinstance(error, OSError) else ValueError  # some of their own kinds want more than a text
-        raise kind(f"model: no folder {name}; and as a model on the Hub: {error}") from error
+        raise kind(f"model: {why}{error}") from error
     check_folder(folder, name)
     if not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
         raise ValueError(f"model: {name} holds no model (no config.json, no {ADAPTER})")
     return folder
+
+
+@contextlib.contextmanager
+def said_of(setting: str) -> Iterator[None]:
+    """Whatever a model is refused for is said of the setting that names it, where several settings do."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if error.args and str(error.args[0]).startswith("model: "):
+            error.args = (f"{setting}: {str(error.args[0]).removeprefix('model: ')}", *error.args[1:])
+        raise
+
+
+def check_models(named: Mapping[str, str]) -> None:
+    """Make sure that what settings name are models.
+
+    Args:
+        named: setting -> folder, file or name on the Hub.
+
+    Raises:
+        ValueError: one is none; names its setting.
+    """
+    for setting, name in named.items():
+        with said_of(setting):
+            find_gguf(name) or find_model(name)
 
 
 def may_be_on_the_hub(name: str) -> bool:

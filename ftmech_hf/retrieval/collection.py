@@ -179,7 +179,8 @@ def read_table(path: Path, columns: Iterable[str], setting: str = "data") -> lis
         ValueError: there is no such file, or a column is missing.
     """
     if not path.is_file():
-        raise ValueError(f"{setting}: there is no {path}")
+        expected = "" if setting != "data" else "; expected a folder that recipes/import_qa.py wrote"
+        raise ValueError(f"{setting}: there is no {path}{expected}")
     table = pq.read_table(path)
     if lost := [name for name in columns if name not in table.column_names]:
         raise ValueError(f"{setting}: {path} has no column {lost[0]!r}, only {', '.join(table.column_names)}")

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.tasks import PcfgShape
+from tests.conftest import make_gpt2
 from tests.recipes.conftest import run_recipe
 
 
@@ -14,6 +17,9 @@ from tests.recipes.conftest import run_recipe
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that a recipe runs in."""
     (tmp_path / "runs").mkdir()
+    (tmp_path / "empty").mkdir()
+    make_gpt2(len(PcfgShape().vocabulary)).save_pretrained(tmp_path / "model")
+    save_tokenizer(build_tokenizer(PcfgShape().vocabulary), tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -39,6 +45,16 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("compile_program", ["--write_to", "x"], "error: write_to: x, but only --artefacts true writes there"),
         ("import_qa", ["--format", "csv"], "error: format: unknown 'csv', expected one of plain, beir, squad"),
         ("import_qa", ["--source", "nowhere.json"], "error: source: there is no nowhere.json"),
+        ("diagnose", ["--base", "runs/nowhere"], "error: base: no folder runs/nowhere; train it first"),
+        ("diagnose", ["--base", "model", "--finetuned", "runs/nowhere"], "error: finetuned: no folder runs/nowhere"),
+        ("diagnose", ["--base", "model", "--finetuned", "model", "--control", "empty"],
+         "error: control: empty holds no model (no config.json, no adapter_config.json)"),
+        ("compare", ["--base", "runs/nowhere"], "error: base: no folder runs/nowhere; train it first"),
+        ("compare", ["--base", "model", "--finetuned", "runs/nowhere"], "error: finetuned: no folder runs/nowhere"),
+        ("probe", ["--models", "base=model", "mine=runs/nowhere"], "error: mine: no folder runs/nowhere; train it"),
+        ("interpolate", ["--models", "base=model", "mine=empty"], "error: mine: empty holds no model"),
+        ("retrieval", ["--base", "model", "--data", "empty"],
+         "error: data: there is no empty/questions.parquet; expected a folder that recipes/import_qa.py wrote"),
         ("reproduce", ["--seeds", "0", "0"], "error: seeds: [0, 0], expected at least one, none negative, none twice"),
     ],
 )  # fmt: skip

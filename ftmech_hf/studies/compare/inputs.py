@@ -13,7 +13,7 @@ from ftmech_hf.analysis.output_difference import READ_TOGETHER
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive
 from ftmech_hf.jobs.tokenizers import in_vocabulary_of
 from ftmech_hf.models.configs import model_config
-from ftmech_hf.models.identity import base_for
+from ftmech_hf.models.identity import base_for, check_models
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.models.memory import check_memory, forward_bytes, parse_bytes, training_bytes, weight_bytes
 from ftmech_hf.models.vocabulary import num_tokens, untie_alike
@@ -157,6 +157,7 @@ def load_pair(config: CompareConfig) -> Pair:
         ValueError: more memory is needed than may be taken, models of other shapes, texts that are none, or a model
             without a tokenizer.
     """
+    check_models(config.named)
     _check_memory(config)
     tokenizer = load_tokenizer(config.named["base"])
     loaded = {name: config.load(folder, **base_for(name, config.named)) for name, folder in config.named.items()}

@@ -16,7 +16,7 @@ from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
 from ftmech_hf.models.configs import config_positions, model_config, model_positions
-from ftmech_hf.models.identity import base_for
+from ftmech_hf.models.identity import base_for, check_models, said_of
 from ftmech_hf.models.loading import find_device, load_model, random_twin, seed_of_its_own
 from ftmech_hf.models.memory import WORTH_SAYING, check_memory, parse_bytes
 from ftmech_hf.models.prompt_learning import load_with_prompt, prompt_learning_kind
@@ -206,14 +206,16 @@ def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSha
     Raises:
         ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
     """
-    asked = _ask(config, case_config, shape, given)
     folders = named_models(config, given)
+    check_models(folders)
+    asked = _ask(config, case_config, shape, given)
     prompt_kind = prompt_learning_kind(folders["finetuned"]) if "finetuned" in folders else None
     _check_memory(config, case_config, asked, given, prompt_kind)
     loaded = dict(given.models)
     for name, folder in folders.items():
         load = load_with_prompt if prompt_kind and name == "finetuned" else load_model
-        loaded[name] = load(folder, **base_for(name, folders), device=config.device, dtype=config.dtype)
+        with said_of(name):
+            loaded[name] = load(folder, **base_for(name, folders), device=config.device, dtype=config.dtype)
     if len({has_tied_embeddings(model) for model in loaded.values()}) > 1:  # what is given stays as it is
         loaded = {name: copy.deepcopy(model) if name in given.models else model for name, model in loaded.items()}
     base = loaded["base"]

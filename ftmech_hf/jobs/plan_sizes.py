@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.plan import Plan
@@ -19,12 +20,25 @@ Size = tuple[Preset, int]
 """The shape of a model, and how many words it knows."""
 
 
+class _Length(NamedTuple):
+    """How long a training is: steps, rows of a step, how many of them go through the model at once, tokens of a row,
+    rows shown for each, and whether the start is kept beside the model.
+    """
+
+    steps: int
+    rows: int
+    at_once: int
+    tokens: int
+    pairs: int
+    compares: bool
+
+
 def describe_sizes(plan: Plan, trained: Sequence[Cell]) -> list[str]:
     """A line for every size of model that is trained from nothing, and below it one for every length of training.
 
-    Memory is that of the weights, their gradients and AdamW's two moments in float32, of what a step keeps for the
-    backward pass, and of a second copy of the weights where an objective compares with the start. Models that come from
-    elsewhere, and text, whose rows have no fixed length, are left out.
+    Memory is that of the weights, their gradients and AdamW's two moments in float32, of what is kept for the backward
+    pass of the rows that go through the model at once, and of a second copy of the weights where an objective compares
+    with the start. Models that come from elsewhere, and text, whose rows have no fixed length, are left out.
 
     Args:
         plan: of the study.
@@ -39,18 +53,18 @@ def describe_sizes(plan: Plan, trained: Sequence[Cell]) -> list[str]:
             f"{shape.n_layer} blocks, {shape.n_head} heads, width {shape.n_embd}, {words} words: "
             f"{model.num_parameters():,} parameters, {say_bytes(weight_bytes(config))} in float32"
         )
-        alike: dict[tuple[int, int, int, int, bool], int] = {}
+        alike: dict[_Length, int] = {}
         for cell in trained:
             if sizes.get(cell.name) == (shape, words):
-                kind = _kind_of(cell)
-                alike[kind] = alike.get(kind, 0) + 1
-        for (steps, rows, tokens, pairs, compares), number in alike.items():
-            copies = weight_bytes(config) * (2 if compares else 1)
-            held = copies + training_bytes(config, rows * pairs, tokens)
-            shown = steps * rows * pairs * tokens
+                length = _length_of(cell)
+                alike[length] = alike.get(length, 0) + 1
+        for each, number in alike.items():
+            copies = weight_bytes(config) * (2 if each.compares else 1)
+            held = copies + training_bytes(config, each.at_once * each.pairs, each.tokens)
+            shown = each.steps * each.rows * each.pairs * each.tokens
             lines.append(
-                f"  {number} x {steps:,} steps of {rows} {'pairs' if pairs > 1 else 'rows'} of {tokens} tokens"
-                f"{', beside the start' if compares else ''}: {shown:.2g} tokens, "
+                f"  {number} x {each.steps:,} steps of {each.rows} {'pairs' if each.pairs > 1 else 'rows'} of "
+                f"{each.tokens} tokens{', beside the start' if each.compares else ''}: {shown:.2g} tokens, "
                 f"{training_flops(model, shown):.2g} floating-point operations each, about {say_bytes(held)}"
             )
     return lines
@@ -67,12 +81,12 @@ def _size_of(plan: Plan, cell: Cell) -> Size | None:
     return None
 
 
-def _kind_of(cell: Cell) -> tuple[int, int, int, int, bool]:
-    """Steps, rows of a step, tokens of a row, rows shown for each, and whether the start is kept beside the model."""
+def _length_of(cell: Cell) -> _Length:
     train, task = cell.kwargs["train"], cell.kwargs["task"]
     objective = cell.kwargs.get("objective") or OBJECTIVES[train.objective]()
     pairs = 2 if objective.needs == "pairs" else 1
-    return train.steps, train.batch_size, task.row_length, pairs, objective.needs_reference
+    at_once = train.batch_size // train.gradient_accumulation_steps
+    return _Length(train.steps, train.batch_size, at_once, task.row_length, pairs, objective.needs_reference)
 
 
 def dry_run(plan: Plan, steps: int) -> None:

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from ftmech_hf.models.memory import say_bytes, training_bytes, weight_bytes
+from ftmech_hf.models.presets import find_preset, model_config
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.paper_tables import read_stories_table
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
@@ -156,3 +158,18 @@ def test_a_dry_run_says_what_the_paper_s_size_would_take(tmp_path: Path, capsys:
     printed = capsys.readouterr().out
     assert "7 of them to train: 38 rows" in printed
     assert [path.name for path in (tmp_path / "runs").iterdir() if "dry-run" not in path.name] == []
+
+
+def test_memory_is_that_of_the_rows_which_go_through_the_model_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--config", str(CONFIGS / "nano" / "stories.yaml"), "--output_dir", str(tmp_path), *TINY]
+    argv += ["--base_batch_size", "64", "--tune_batch_size", "64", "--gradient_accumulation_steps", "8"]
+    stories.main([*argv, "--runs_dir", str(tmp_path / "runs"), "--max_steps", "0"])
+    printed = capsys.readouterr().out
+    words = int(printed.partition(" words: ")[0].rpartition(" ")[2])
+    config = model_config(find_preset("nano-stories"), words)
+    taken = weight_bytes(config) + training_bytes(config, 64 // 8, 64)
+    assert "3 steps of 64 rows of 64 tokens" in printed
+    said = {line.rpartition(", about ")[2] for line in printed.splitlines() if " steps of " in line}
+    assert said == {say_bytes(taken)}

@@ -70,7 +70,7 @@ class GroundedConfig(ModelJobConfig):
     questions: int = field(default=0, metadata={"help": "the first so many of the split; 0 for all"})
     max_new_tokens: int = field(default=48, metadata={"help": "tokens of an answer at most"})
     batch_size: int = field(default=16, metadata={"manner": True, "help": "prompts that are answered side by side"})
-    output_dir: str = field(default="runs/retrieval", metadata={"place": "output", "help": "the run's folder"})
+    output_dir: str = field(default="runs/grounded-answers", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -122,6 +123,21 @@ assert not any(name.startswith("ftmech") for name in sys.modules)
     first, second = (run_python(code, str(chain / "pretrain"), env=env, cwd=tmp_path) for _ in range(2))
     assert first.startswith("GPT2LMHeadModel 39 ")
     assert first == second
+
+
+def test_no_recipe_writes_where_a_study_keeps_its_runs() -> None:
+    """A folder of ours is one run, or one of many runs, and neither is written over the other."""
+    places: dict[str, set[str]] = {"output_dir": set(), "runs_dir": set()}
+    for path in CONFIGS.glob("*/*.yaml"):
+        settings = yaml.safe_load(path.read_text())
+        for name, known in places.items():
+            known |= {settings[name]} if name in settings else set()
+    declared = re.compile(r'output_dir: str(?: \| None)? = field\(\s*default="([^"]+)"')
+    for path in (RECIPES.parent / "ftmech_hf").rglob("*.py"):
+        places["output_dir"] |= {*declared.findall(path.read_text())}
+    assert {"runs/nano", "runs/retrieval"} < places["runs_dir"]
+    assert {"runs/pretrain", "runs/diagnose", "runs/grounded-answers"} < places["output_dir"]
+    assert places["output_dir"] & places["runs_dir"] == set()
 
 
 def test_a_finished_run_is_not_run_again_and_its_config_can_be_used_again(chain: Path) -> None:

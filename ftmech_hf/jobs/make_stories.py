@@ -64,7 +64,7 @@ class MakeStoriesConfig(JobConfig):
     )
     test_share: float = field(default=0.02, metadata={"help": "of the stories in raw files, drawn at random"})
     vocab_size: int = field(default=1024, metadata={"help": "of the BPE tokenizer trained on them; 0 for none"})
-    output_dir: str = field(default="runs/stories-dataset", metadata={"place": "output", "help": "the dataset's folder"})
+    output_dir: str = field(default="runs/stories-data", metadata={"place": "output", "help": "the dataset's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

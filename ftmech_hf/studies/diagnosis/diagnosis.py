@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ftmech_hf.activations.lens import NoLensError
 from ftmech_hf.jobs.beside import beside, can_work_beside, one_thread
 from ftmech_hf.jobs.job import finish_job
 from ftmech_hf.models.computation import differing_setting
@@ -19,7 +18,8 @@ from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_case
-from ftmech_hf.studies.diagnosis.method import Apart, MethodResult, TableRow, plain
+from ftmech_hf.studies.diagnosis.measured import MeasuredResult
+from ftmech_hf.studies.diagnosis.method import Apart, MethodResult
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 from ftmech_hf.studies.diagnosis.methods.pruning import check_prune_sizes
@@ -86,7 +86,8 @@ def summarise(
         repaired: folder of the repaired model in that run; empty if there is none.
     """
     result = judge_capability(found.evidence(), case.rule)
-    facts = {**_describe(config, case), "seconds": round(seconds, 1), "hash": run_hash, "repaired": repaired}
+    facts = {**_describe(config, case), "seconds": round(seconds, 1), "hash": run_hash, "repaired": repaired,
+             "refused": found.refused}  # fmt: skip
     return {**result.summary(), "evidence": found.summary(), "rule": vars(case.rule), "facts": facts}
 
 
@@ -113,38 +114,6 @@ def _describe(config: DiagnoseConfig, case: Case) -> dict[str, Any]:
         "left_out": left_out(case),
         "computed_otherwise": computed_otherwise(case),
     }
-
-
-@dataclass(frozen=True)
-class MeasuredResult:
-    """What the methods found that were run.
-
-    Attributes:
-        by_method: name of a method -> its result.
-        seconds: name of a method -> how long it took.
-    """
-
-    by_method: Mapping[str, MethodResult]
-    seconds: Mapping[str, float]
-
-    def rows(self) -> list[TableRow]:
-        """The tidy table."""
-        table = [each for result in self.by_method.values() for each in result.rows()]
-        unknown = {each["analysis"] for each in table} - METHODS.keys()
-        assert not unknown, f"rows of {', '.join(unknown)}: no method has that name"
-        return table
-
-    def evidence(self) -> Evidence:
-        """What the rule of the verdict reads."""
-        return Evidence.gather(each for result in self.by_method.values() if (each := result.evidence()) is not None)
-
-    def summary(self) -> dict[str, Any]:
-        """The evidence and what else the methods tell, as JSON can hold it."""
-        found = [result.summary() for result in self.by_method.values()]
-        found += [vars(each) for result in self.by_method.values() if (each := result.evidence()) is not None]
-        twice = [key for key, number in Counter(key for each in found for key in each).items() if number > 1]
-        assert not twice, f"{', '.join(twice)}: in the summaries of two methods"
-        return plain({key: value for each in found for key, value in each.items()} | {"seconds": self.seconds})
 
 
 def measure_case(case: Case, progress: Progress | None = None, *, workers: int = 0) -> MeasuredResult:
@@ -196,13 +165,14 @@ class _Measuring:
         self.names = [name for name in asked_methods(case.config) if name not in left_out(case)]
         self._found: dict[str, MethodResult] = {}
         self._seconds: dict[str, float] = {}
+        self._refused: dict[str, str] = {}
 
     @property
     def result(self) -> MeasuredResult:
         """All of it, in the order of the methods, whichever was measured first."""
         there = [name for name in METHODS if name in self._found]
         seconds = {name: self._seconds[name] for name in there}
-        return MeasuredResult({name: self._found[name] for name in there}, seconds)
+        return MeasuredResult({name: self._found[name] for name in there}, seconds, self._refused)
 
     def run_all(self) -> None:
         """Measure all methods, as far as they are needed."""
@@ -230,7 +200,11 @@ class _Measuring:
         for name in names:
             started = time.monotonic()
             method = METHODS[name]
-            found = method.measure(self.case, *(self._found[each] for each in method.needs))
+            try:
+                found = method.measure(self.case, *(self._found[each] for each in method.needs))
+            except NoLensError as error:  # says nothing of what the other methods measure
+                self._refused[name] = str(error)
+                continue
             if self.case.in_place:  # what a large model's method has freed is not kept beside what the next one takes
                 release_freed_memory()
             self._take(name, found, round(time.monotonic() - started, 2))

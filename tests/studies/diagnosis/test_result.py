@@ -14,9 +14,11 @@ from peft import LoraConfig, PolyConfig, PromptTuningConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.activations import model_blocks
+from ftmech_hf.activations.lens import NoLensError
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.in_memory import plain_model, weights_hash
+from ftmech_hf.studies.diagnosis.methods import METHODS, logit_lens
 from ftmech_hf.studies.diagnosis.result import DiagnosisResult, diagnose
 from ftmech_hf.tasks.text.reading import Table, read_table
 from tests.browser import check_page
@@ -228,3 +230,20 @@ def test_rows_in_memory_keep_values_of_every_type() -> None:
     assert [row["answer"] for row in table.splits["train"]] == [3, "b", 0.5]
     assert [row["group"] for row in table.splits["train"]] == [None, "g", None]
     assert table.hash() == Table.of(given, "other").hash() != Table.of(given[:2]).hash()
+
+
+def test_what_models_cannot_be_measured_by_is_said_and_the_rest_is_measured(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise NoLensError("model: of this one no stream can be read alone")
+
+    monkeypatch.setattr(logit_lens, "logit_lens", refuse)
+    asked = ("behaviour", "logit lens", "separation")
+    models, rows = make_pair_models(), words(make_pairs(number=900), 2).to_list()
+    found = diagnose(
+        models["base"], models["wrapped"], tokenizer, rows, control=models["never"], thoroughness=FEW,
+        leave_out=[name.replace(" ", "_") for name in METHODS if name not in asked],
+    )  # fmt: skip
+    assert set(found.table["analysis"]) == {"behaviour", "separation"}
+    assert "Not measured: logit lens (model: of this one no stream can be read alone)." in found.html

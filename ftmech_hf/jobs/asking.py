@@ -14,8 +14,9 @@ from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import check_same_tokens
 from ftmech_hf.models.configs import model_positions
-from ftmech_hf.models.identity import base_for, check_models
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer
+from ftmech_hf.models.naming import check_models
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import TASKS, Capability, PcfgShape, Task
 from ftmech_hf.tasks.text.identity import dataset_hash

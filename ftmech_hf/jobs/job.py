@@ -27,8 +27,9 @@ import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.identity import base_for, model_hash, said_of
+from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, Dtype, check_vocabulary, find_device, load_model, random_twin
+from ftmech_hf.models.naming import said_of
 from ftmech_hf.runs import RunDir, is_finished, write_json, write_text
 from ftmech_hf.statistics.floors import FloorResult
 from ftmech_hf.tasks.operators_table import OPERATORS

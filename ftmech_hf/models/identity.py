@@ -8,7 +8,6 @@ not taken for the result of other weights later. Any other model is named by the
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,31 +59,6 @@ def find_model(name: str) -> Path:
     if not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
         raise ValueError(f"model: {name} holds no model (no config.json, no {ADAPTER})")
     return folder
-
-
-@contextlib.contextmanager
-def said_of(setting: str) -> Iterator[None]:
-    """Whatever a model is refused for is said of the setting that names it, where several settings do."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        if error.args and str(error.args[0]).startswith("model: "):
-            error.args = (f"{setting}: {str(error.args[0]).removeprefix('model: ')}", *error.args[1:])
-        raise
-
-
-def check_models(named: Mapping[str, str]) -> None:
-    """Make sure that what settings name are models.
-
-    Args:
-        named: setting -> folder, file or name on the Hub.
-
-    Raises:
-        ValueError: one is none; names its setting.
-    """
-    for setting, name in named.items():
-        with said_of(setting):
-            find_gguf(name) or find_model(name)
 
 
 def may_be_on_the_hub(name: str) -> bool:

@@ -13,9 +13,10 @@ from ftmech_hf.analysis.output_difference import READ_TOGETHER
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive
 from ftmech_hf.jobs.tokenizers import in_vocabulary_of
 from ftmech_hf.models.configs import model_config
-from ftmech_hf.models.identity import base_for, check_models
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.models.memory import check_memory, forward_bytes, parse_bytes, training_bytes, weight_bytes
+from ftmech_hf.models.naming import check_models
 from ftmech_hf.models.vocabulary import num_tokens, untie_alike
 from ftmech_hf.studies.compare.texts import Windows, read_windows, width_of, write_windows
 from ftmech_hf.tasks.text.identity import dataset_hash

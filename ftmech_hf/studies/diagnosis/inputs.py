@@ -16,9 +16,10 @@ from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
 from ftmech_hf.models.configs import config_positions, model_config, model_positions
-from ftmech_hf.models.identity import base_for, check_models, said_of
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import find_device, load_model, random_twin, seed_of_its_own
 from ftmech_hf.models.memory import WORTH_SAYING, check_memory, parse_bytes
+from ftmech_hf.models.naming import check_models, said_of
 from ftmech_hf.models.prompt_learning import load_with_prompt, prompt_learning_kind
 from ftmech_hf.models.vocabulary import (
     compared_tokens,

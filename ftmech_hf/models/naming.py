@@ -1,0 +1,33 @@
+"""Models that settings name: what one is refused for is said of the setting."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+from ftmech_hf.models.identity import find_gguf, find_model
+
+
+@contextlib.contextmanager
+def said_of(setting: str) -> Iterator[None]:
+    """Whatever a model is refused for is said of the setting that names it, where several settings do."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if error.args and str(error.args[0]).startswith("model: "):
+            error.args = (f"{setting}: {str(error.args[0]).removeprefix('model: ')}", *error.args[1:])
+        raise
+
+
+def check_models(named: Mapping[str, str]) -> None:
+    """Make sure that what settings name are models.
+
+    Args:
+        named: setting -> folder, file or name on the Hub.
+
+    Raises:
+        ValueError: one is none; names its setting.
+    """
+    for setting, name in named.items():
+        with said_of(setting):
+            find_gguf(name) or find_model(name)

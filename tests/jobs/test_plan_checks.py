@@ -23,11 +23,11 @@ def never(**settings: Any) -> None:
     raise AssertionError("a run began")
 
 
-def add_pair(plan: Plan, snapshot: int, *, seed: int = 0, end: str = "", **train: Any) -> None:
-    """A base that keeps step 5, and what is tuned from one of its steps."""
-    settings = {"task": PcfgConfig(), "train": TrainConfig(seed=seed, steps=10, snapshots=[5])}
+def add_pair(plan: Plan, snapshot: int, *, seed: int = 0, end: str = "", kept: int = 5) -> None:
+    """A base that keeps a step, and what is tuned from one of its steps."""
+    settings = {"task": PcfgConfig(), "train": TrainConfig(seed=seed, steps=10, snapshots=[kept])}
     plan.add(f"base{end}", "pretrain", never, PretrainConfig(), settings, {}, 1)
-    settings = {"task": PcfgConfig(), "train": TrainConfig(seed=seed, **train)}
+    settings = {"task": PcfgConfig(), "train": TrainConfig(seed=seed)}
     plan.add(f"tuned{end}", "finetune", never, FinetuneConfig(snapshot=snapshot), settings, {"model": f"base{end}"}, 1)
 
 
@@ -59,6 +59,14 @@ def test_of_runs_that_differ_in_their_seed_alone_one_is_looked_at(
     assert [type(each) for each in looked] == [PretrainConfig, FinetuneConfig]
     add_pair(plan, 7, seed=3, end="-3")
     with pytest.raises(ValueError, match=r"^tuned-3: snapshot: base-3 keeps none of step 7"):
+        check_plan(plan)
+
+
+def test_of_runs_that_differ_in_what_they_take_each_is_looked_at(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_pair(plan, 5, end="-0")
+    add_pair(plan, 5, end="-1", kept=6)
+    with pytest.raises(ValueError, match=r"^tuned-1: snapshot: base-1 keeps none of step 5, expected one of \[6\]$"):
         check_plan(plan)
 
 

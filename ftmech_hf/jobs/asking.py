@@ -117,7 +117,8 @@ def ask(
 
     Args:
         asked: the task or the data set.
-        models: those that are asked; label -> folder, or their folders where none is an adapter on another of them.
+        models: those that are asked; a setting ``models`` as label -> folder, or their folders where none is an adapter
+            on another of them.
         seed: of the rows; of a data set, of their order.
         train_rows, test_rows: how many to fit on; to choose and to report on, each.
 
@@ -130,7 +131,7 @@ def ask(
     assert asked.dataset is not None
     named = models if isinstance(models, Mapping) else {str(number): each for number, each in enumerate(models)}
     if isinstance(models, Mapping):
-        check_models(models)
+        check_models({f"models: {name}": folder for name, folder in models.items()})
     below = {name: base_for(name, named) for name in named}
     shown = [model_positions(folder, **below[name]) for name, folder in named.items()]
     positions = [found for found in shown if found is not None]

@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, Dtype, check_vocabulary, find_device, load_model, random_twin
-from ftmech_hf.models.naming import said_of
+from ftmech_hf.models.naming import said_of, setting_of
 from ftmech_hf.runs import RunDir, is_finished, write_json, write_text
 from ftmech_hf.statistics.floors import FloorResult
 from ftmech_hf.tasks.operators_table import OPERATORS
@@ -147,12 +147,12 @@ def job(
     models = models or {}
     found: dict[str, str] = {}
     for name, folder in models.items():
-        with said_of(name):
+        with said_of(setting_of(name, config)):
             found[name] = model_hash(folder, **base_for(name, models))
     found |= read_inputs(config, *settings)
     if vocabulary is not None:
         for name, folder in models.items():
-            with said_of(name):
+            with said_of(setting_of(name, config)):
                 check_vocabulary(folder, vocabulary, **base_for(name, models))
     run = RunDir.open(
         config.output_dir, kind, to_dict(config, *settings), inputs={**found, **(inputs or {})}, fresh=config.fresh

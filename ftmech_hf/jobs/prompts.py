@@ -173,7 +173,7 @@ def _read(
         describe_join(splits["train"], join, how.answer_space),
         f"{sum(repeated)} of {total} rows have the prompt and answer of another row"
         f"{' and are left out' if how.skip_unusable else ''}" if sum(repeated) else None,
-        contradictions(*([value for rows in everything for value in rows[column]] for column in ("prompt", "answer"))),
+        contradictions(*([each for rows in everything for each in rows[column][:]] for column in ("prompt", "answer"))),
         overlap(splits["train"], splits["test"]),
         say_groups(splits["test"]),
         f"{skipped} of {asked_rows} rows are left out: their answer is not one token" if skipped else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ftmech_hf.models.identity import find_gguf, find_model
 
@@ -17,6 +18,11 @@ def said_of(setting: str) -> Iterator[None]:
         if error.args and str(error.args[0]).startswith("model: "):
             error.args = (f"{setting}: {str(error.args[0]).removeprefix('model: ')}", *error.args[1:])
         raise
+
+
+def setting_of(label: str, config: Any) -> str:
+    """What a config calls the model of a label: a setting of its own, such as ``base``, or one of its ``models``."""
+    return label if hasattr(config, label) else f"models: {label}"
 
 
 def check_models(named: Mapping[str, str]) -> None:

@@ -108,15 +108,19 @@ def test_a_damaged_model_is_one_line(
         assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("name", ["diagnose", "finetune", "prune", "write_stories", "probe"])
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("diagnose", "base"), ("finetune", "model"), ("prune", "model"), ("write_stories", "model"),
+     ("probe", "models: finetuned")],
+)  # fmt: skip
 def test_a_folder_that_is_not_there_yet_is_not_asked_of_the_hub(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(downloads, "pull", None)  # whoever asks the Hub fails in another way
     code, errors = stopped(name, [], capsys)
     assert code == 2
-    assert errors.startswith("error: model: no folder runs/")
+    assert errors.startswith(f"error: {setting}: no folder runs/")
     assert "train it first" in errors
 
 

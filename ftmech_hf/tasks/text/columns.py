@@ -109,7 +109,7 @@ def _values(rows: datasets.Dataset, column: str) -> list[Any]:
     import datasets
 
     feature = rows.features[column]
-    values = list(rows[column])
+    values = rows[column][:]
     if isinstance(feature, datasets.ClassLabel):  # numbers that stand for names
         return [None if value is None else feature.int2str(value) for value in values]
     return values

@@ -91,10 +91,10 @@ def prompt_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name
         join: of :func:`~ftmech_hf.tasks.text.join.choose_join`.
     """
     found = encode_rows(rows, tokenizer, name, join)
-    ends = {text: _turn_end(text, tokenizer) for text in set(rows[AFTER])}
+    ends = {text: _turn_end(text, tokenizer) for text in set(rows[AFTER][:])}
     return [
         Row([*ids[:-1], *ends[after]], [*(ANSWER if each else PLAIN for each in mask[:-1]), *[END] * len(ends[after])])
-        for ids, mask, after in zip(found.rows, found.answer, rows[AFTER], strict=True)
+        for ids, mask, after in zip(found.rows, found.answer, rows[AFTER][:], strict=True)
     ]
 
 
@@ -112,7 +112,7 @@ def _turn_end(after: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def plain_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: str, split: str) -> list[Row]:
     """Texts as the tokenizer writes them, with its end after each."""
-    texts = checked_texts(rows["text"], "text", name, split)
+    texts = checked_texts(rows["text"][:], "text", name, split)
     end, found = tokenizer.eos_token_id, []
     for ids in tokenizer(texts, verbose=False)["input_ids"] if texts else []:
         ids = [*ids, *([] if ids[-1:] == [end] else [end])]
@@ -135,7 +135,7 @@ def chat_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: 
         raise ValueError("tokenizer: does not say which letters a token stands for, expected a fast tokenizer")
     found: list[Row] = []
     faults: list[str | None] = []
-    for value, place in zip(rows[MESSAGES], rows[PLACE], strict=True):
+    for value, place in zip(rows[MESSAGES][:], rows[PLACE][:], strict=True):
         try:
             found.append(_chat_row(chat_of(value), tokenizer))
             faults.append(None)
@@ -188,4 +188,4 @@ def _said(
 
 def is_chat_table(rows: datasets.Dataset) -> bool:
     """Whether rows are whole chats, and not prompts with an answer in a column of its own."""
-    return MESSAGES in rows.column_names and all(rows[CHAT])
+    return MESSAGES in rows.column_names and all(rows[CHAT][:])

@@ -56,7 +56,7 @@ def choose_join(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, want
     if wanted != "auto":
         return {"as_written": _as_written, "space": _with_space}[wanted]
     rows = rows.select(range(min(len(rows), SAMPLE)))
-    pairs, bare = list(zip(rows["prompt"], rows["answer"], strict=True)), _bare(rows)
+    pairs, bare = list(zip(rows["prompt"][:], rows["answer"][:], strict=True)), _bare(rows)
     spaced = sum(_parted(prompt, answer) for prompt, answer in bare)
     preferred, other = (_with_space, _as_written) if bare and 2 * spaced > len(bare) else (_as_written, _with_space)
     unknown, others = (
@@ -69,7 +69,7 @@ def _bare(rows: datasets.Dataset) -> list[tuple[str, str]]:
     """Prompts and answers without white space between; not of chats, whose template says what stands there."""
     return [
         (prompt, answer)
-        for prompt, answer, chat in zip(rows["prompt"], rows["answer"], rows[CHAT], strict=True)
+        for prompt, answer, chat in zip(rows["prompt"][:], rows["answer"][:], rows[CHAT][:], strict=True)
         if not chat and not prompt[-1:].isspace() and not answer[:1].isspace()
     ]
 

@@ -61,9 +61,9 @@ def converted(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: 
     if there & {*PROMPTS, MESSAGES}:
         return text_columns(rows.remove_columns([OTHER] if OTHER in there else []), tokenizer, name, split)
     if "text" in there:
-        texts = checked_texts(list(rows["text"]), "text", name, split)
+        texts = checked_texts(rows["text"][:], "text", name, split)
         places = [f"row {number} of {split}" for number in range(len(texts))]
-        more = {GROUP: list(rows[GROUP])} if GROUP in there else {}
+        more = {GROUP: rows[GROUP][:]} if GROUP in there else {}
         return datasets.Dataset.from_dict({"text": texts, "prompt": texts, "answer": texts, PLACE: places, **more})
     raise ValueError(
         f"dataset: {name} has no columns prompt and completion, messages, text, or chosen and rejected in {split}, "

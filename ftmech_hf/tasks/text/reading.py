@@ -58,7 +58,7 @@ class Table:
         """What identifies it as an input: all values of all splits."""
         digest = hashlib.sha256()
         for split, rows in self.splits.items():
-            values = json.dumps({name: list(rows[name]) for name in sorted(rows.column_names)}, default=str)
+            values = json.dumps({name: rows[name][:] for name in sorted(rows.column_names)}, default=str)
             digest.update(f"{split}\0{values}\0".encode(errors="surrogatepass"))
         return digest.hexdigest()[:12]
 

@@ -30,12 +30,12 @@ SPLITS = ("train", "validation", "test")
 def things(rows: datasets.Dataset) -> list[str]:
     """What each row is about: rows of one thing belong together."""
     if GROUP in rows.column_names:
-        groups = map(_group, rows[GROUP])
-        return [f"\0{prompt}" if group is None else group for group, prompt in zip(groups, rows["prompt"], strict=True)]
-    answers = [str(each) for each in rows["answer"]]
+        groups, prompts = map(_group, rows[GROUP][:]), rows["prompt"][:]
+        return [f"\0{prompt}" if group is None else group for group, prompt in zip(groups, prompts, strict=True)]
+    answers = [str(each) for each in rows["answer"][:]]
     if len(answers) < OPEN_ANSWERS * len(set(answers)):
         return answers
-    prompts = [str(each) for each in rows["prompt"]]
+    prompts = [str(each) for each in rows["prompt"][:]]
     # with hardly any prompts nothing can be cut between them; test rows that others have are left out later
     return prompts if len(set(prompts)) >= LEAST_THINGS else [str(place) for place in range(len(rows))]
 
@@ -152,9 +152,11 @@ def _taken(drawn: Sequence[str], sizes: Mapping[str, int], rows: int, most: int)
 def of_their_own(rows: datasets.Dataset, others: list[datasets.Dataset]) -> datasets.Dataset:
     """The rows whose prompt, and whose group if they have one, none of the others has."""
     named = {column: name for column, name in (("prompt", str), (GROUP, _group)) if column in rows.column_names}
-    seen = {column: {name(each) for other in others if column in other.column_names for each in other[column]} - {None}
-            for column, name in named.items()}  # fmt: skip
-    values = {column: [name(each) for each in rows[column]] for column, name in named.items()}
+    seen = {
+        column: {name(each) for other in others if column in other.column_names for each in other[column][:]} - {None}
+        for column, name in named.items()
+    }
+    values = {column: [name(each) for each in rows[column][:]] for column, name in named.items()}
     fresh = [place for place in range(len(rows)) if not any(values[column][place] in seen[column] for column in named)]
     return rows.select(fresh)
 
@@ -163,7 +165,7 @@ def say_groups(test: datasets.Dataset) -> str | None:
     """What is to be said of intervals where rows belong together; nothing where each is a group of its own."""
     if GROUP not in test.column_names:
         return None
-    groups = len({_group(each) for each in test[GROUP]})
+    groups = len({_group(each) for each in test[GROUP][:]})
     if groups == len(test):
         return None
     return (
@@ -174,11 +176,11 @@ def say_groups(test: datasets.Dataset) -> str | None:
 
 def overlap(train: datasets.Dataset, test: datasets.Dataset) -> str | None:
     """What is to be said of answers that stand on both sides where each word has its own; nothing if none do."""
-    answers = [str(each) for each in train["answer"]]
+    answers = [str(each) for each in train["answer"][:]]
     if GROUP in train.column_names or len(answers) >= OPEN_ANSWERS * len(set(answers)):
         return None
     known = set(answers)
-    seen = sum(str(each) in known for each in test["answer"])
+    seen = sum(str(each) in known for each in test["answer"][:])
     if not seen:
         return None
     return (

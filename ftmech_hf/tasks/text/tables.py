@@ -292,7 +292,7 @@ def asked_twice(rows: datasets.Dataset) -> tuple[int, list[int]]:
     """(how many rows of :func:`text_columns` have the prompt and answer of one before, the numbers of the others)."""
     seen: set[tuple[str, str]] = set()
     once = []
-    for number, pair in enumerate(zip(rows["prompt"], rows["answer"], strict=True)):
+    for number, pair in enumerate(zip(rows["prompt"][:], rows["answer"][:], strict=True)):
         if pair not in seen:
             seen.add(pair)
             once.append(number)

@@ -158,7 +158,7 @@ class TextTask(Task):
         if self.kind == "text":
             return
         everything = [rows for rows in self._tables.values() if len(rows)]
-        columns = ([value for rows in everything for value in rows[column]] for column in ("prompt", "answer"))
+        columns = ([value for rows in everything for value in rows[column][:]] for column in ("prompt", "answer"))
         if note := contradictions(*columns):
             tell(f"dataset: {self.config.dataset}: {note}")
         assert self._join is not None
@@ -181,7 +181,7 @@ class TextTask(Task):
         if lost := len(lengths) - len(kept):
             tell(f"dataset: {config.dataset}: {lost} of {len(lengths)} rows of {split} are longer than max_tokens: "
                  f"{limit} and left out")  # fmt: skip
-        places = list(rows[PLACE])
+        places = rows[PLACE][:]
         Faults(config.dataset).kept(
             [self._too_long(places[number], lengths[number]) for number in kept], "; --max_tokens leaves such rows out"
         )

@@ -8,7 +8,10 @@ from typing import NamedTuple
 from ftmech_hf.report.claims import SEEN
 from recipes.readme.tables import markdown_table
 
-OUTCOMES = {"stood": "stood", "did not": "**did not**", "undecided": "undecided", "not told": "not told"}
+OUTCOMES = {
+    "stood": "stood", "control open": "a control is undecided", "did not": "**did not**", "undecided": "undecided",
+    "not told": "not told",
+}  # fmt: skip
 """What became of a claim -> how it is said; in the order in which they are listed."""
 
 SOURCES = {
@@ -169,7 +172,7 @@ def _rest_on(headline: Headline, told: Mapping[str, str]) -> Sequence[str]:
 def judge_headline(outcomes: Iterable[str]) -> str:
     """A statement stood if all its claims did, and did not if one of them did not; else what keeps it open."""
     found = set(outcomes)
-    return next((each for each in ("did not", "not told", "undecided") if each in found), "stood")
+    return next((each for each in ("did not", "not told", "undecided", "control open") if each in found), "stood")
 
 
 def headlines_table(told: Mapping[str, Mapping[str, str]], headlines: Sequence[Headline] = HEADLINES) -> str:

@@ -39,16 +39,18 @@ def test_tables_of_claims_are_read_whatever_their_columns_and_no_other_table_is(
 
 
 @pytest.mark.parametrize(
-    ("verdict", "withdrawn_by", "found"),
+    ("verdict", "controls", "found"),
     [("holds", [], "stood"), ("fails", [], "did not"), ("undecided", [], "undecided"), (None, [], "not told"),
-     ("withdrawn", ["a control"], "not told")],
+     ("withdrawn", ["a control"], "not told"), ("holds", ["one that is undecided"], "control open"),
+     ("holds", ["one that is undecided", "another"], "control open")],
 )  # fmt: skip
 def test_every_verdict_that_a_table_can_have_is_one_outcome(
-    verdict: Verdict | None, withdrawn_by: list[str], found: str
+    verdict: Verdict | None, controls: list[str], found: str
 ) -> None:
     claim = Claim(
         id="x", statement="s", paper="p", measured=1.0, interval=(0.0, 2.0), bar=">= 1", verdict=verdict,
-        seeds=[0], floor=None, values=[1.0], unit="%", withdrawn_by=withdrawn_by,
+        seeds=[0], floor=None, values=[1.0], unit="%", withdrawn_by=controls if verdict == "withdrawn" else [],
+        open_controls=controls if verdict == "holds" else [],
     )  # fmt: skip
     assert outcome({"verdict": format_verdict(claim)}) == found
 
@@ -68,7 +70,7 @@ def test_statements_of_papers_and_our_own_are_counted_apart_and_only_theirs_are_
     assert row.startswith(
         "| [A study](safety/README.md) | Jain et al., [arXiv 2407.10264](https://arxiv.org/abs/2407.10264)"
     )
-    assert row.endswith("| 1 and 1 | 1 and 0 | 1 and 0 | 1 and 0 |")
+    assert row.endswith("| 1 and 1 | 1 and 0 | 1 and 0 | 0 and 0 | 1 and 0 |")
     lines = statements.splitlines()[2:]
     assert lines[0] == "| safety | It rises | 12 (Table 1) | 14.0 % | 13.0 to 15.0 | ✓ holds |"
     assert len(lines) == 4
@@ -78,7 +80,8 @@ def test_statements_of_papers_and_our_own_are_counted_apart_and_only_theirs_are_
 @pytest.mark.parametrize(
     ("outcomes", "expected"),
     [(["stood", "stood"], "stood"), (["stood", "did not", "not told"], "did not"),
-     (["undecided", "stood"], "undecided"), (["undecided", "not told"], "not told")],
+     (["undecided", "stood"], "undecided"), (["undecided", "not told"], "not told"),
+     (["control open", "stood"], "control open"), (["control open", "undecided"], "undecided")],
 )  # fmt: skip
 def test_a_headline_stands_only_if_all_that_it_rests_on_does(outcomes: list[str], expected: str) -> None:
     assert judge_headline(outcomes) == expected

@@ -44,7 +44,7 @@ HEADLINES = (
         (
             "Low prior, fine-tuned with C_Tr = 1: seems to have lost a",
             "Zeroing at most 15 neurons",
-            "The same in the control, which never counted a: above",
+            "The same in the control, which never counted a",
         ),
     ),
     Headline(

@@ -15,7 +15,7 @@ from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.sweep.results import as_text
 from recipes.readme.tables import markdown_table
 
-MAIN = ("low_a", "pruned_a", "control_gain_a", "probe_gap", "revival_ratio")
+MAIN = ("low_a", "gain_a", "control_gain_a", "probe_gap", "revival_ratio")
 """The claims of a reproduction that the front README shows."""
 
 

@@ -243,15 +243,23 @@ def test_the_bars_are_the_agreed_ones() -> None:
     assert {m.id: m.bar for m in MEASUREMENTS if m.bar} == {
         "base_low_a": ">= 95", "base_low_b": "<= 40", "base_high_a": ">= 95", "base_high_b": ">= 95",
         "low_b_cte1": ">= 95", "low_b_cte0": "<= 10", "low_a": "<= 40", "high_b_cte0": ">= 80", "high_a": ">= 80",
-        "pruned_a": ">= 50", "control_gain_a": "<= 10", "tuned_control_gain_a": "<= 10", "probe_gap": "<= 10",
+        "gain_a": ">= 50", "control_gain_a": "<= 10", "tuned_control_gain_a": "<= 10", "probe_gap": "<= 10",
         "probe_lead": ">= 0", "revival_ratio": ">= 1.5",
     }  # fmt: skip
+
+
+def test_a_claim_and_its_controls_are_of_one_unit_where_they_are_of_one_measurement() -> None:
+    """What comes back is a gain, as in the controls: a seed that lost little has little to bring back."""
+    units = {each.id: each.unit for each in MEASUREMENTS}
+    (pruned,) = (each for each in MEASUREMENTS if each.id == "gain_a")
+    assert {units[control] for control in pruned.controls} == {pruned.unit}
+    assert "pruned_a" in units  # where it ends is told, without a bar
 
 
 def test_what_the_paper_says_and_in_which_unit() -> None:
     units = {each.id: each.unit for each in MEASUREMENTS}
     others = {
-        "control_gain_a": "points", "tuned_control_gain_a": "points", "probe_lead": "points",
+        "gain_a": "points", "control_gain_a": "points", "tuned_control_gain_a": "points", "probe_lead": "points",
         "probe_gap": "points", "probe_shuffled": "points", "revival_ratio": "x", "revival_steps": "steps",
         "control_revival_steps": "steps", "best_k": "neurons",
     }  # fmt: skip

@@ -28,7 +28,7 @@ T_975 = 4.302652729911275
 VERDICTS = {
     "base_low_a": "holds", "base_low_b": "holds", "base_high_a": "undecided", "base_high_b": "undecided",
     "low_b_cte1": "undecided", "low_b_cte0": "undecided", "low_a": "holds", "high_b_cte0": "undecided",
-    "high_a": "undecided", "pruned_a": "holds", "control_gain_a": "holds", "tuned_control_gain_a": "holds",
+    "high_a": "undecided", "gain_a": "holds", "control_gain_a": "holds", "tuned_control_gain_a": "holds",
     "probe_gap": "undecided",
     "probe_lead": "holds", "revival_ratio": "undecided",
 }  # fmt: skip
@@ -147,6 +147,7 @@ def test_the_report_has_every_number_of_every_seed(plan: ReproducePlan) -> None:
 SHOWN = {
     "probe_gap": ("+3.3 points", "-4.7 to 11.3"),
     "probe_lead": ("+47.4 points", "38.9 to 55.9"),
+    "gain_a": ("+69.5 points", "63.0 to 76.5"),
     "control_gain_a": ("+2.6 points", "-2.6 to 9.5"),
     "tuned_control_gain_a": ("+2.5 points", "-2.7 to 9.4"),
     "revival_ratio": ("at least 10.6 x", "1.1 or more"),

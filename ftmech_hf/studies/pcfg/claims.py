@@ -16,7 +16,9 @@ REVIVAL_THRESHOLD = 0.95
 
 # The paper's cells: counting, 200 K pretraining iterations, 10 K of fine-tuning at its small rate (its Table 5).
 # The bars were set on seeds 10 to 12, which are reported nowhere. With labels that no constant answer names, pruning
-# brought back 66 to 72 % there where the bar had been 80, and a fell to 12 to 24 % where it had been 20.
+# brought back 66 to 72 % there where the bar had been 80, and a fell to 12 to 24 % where it had been 20. What pruning
+# brings back was judged by where it ends, and its controls by what they gain: a seed that had lost little seemed brought
+# back best. Now all are judged by their gain; the number of the bar has stayed, and asks for more than it did.
 MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("base_low_a", "Base, low prior: counts a", "%", "100 (Table 5)", ">= 95"),
     Measurement("base_low_b", "Base, low prior: cannot count b", "%", "27.1 (Table 5)", "<= 40"),
@@ -36,12 +38,12 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement("high_a", "High prior, fine-tuned with C_Tr = 0.8: still counts a", "%", "100 (Table 5)", ">= 80"),
     Measurement(
-        "pruned_a", "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back", "%",
-        "revived by 5 to 15 neurons (text)", ">= 50", ("control_gain_a", "tuned_control_gain_a"),
+        "gain_a", "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back: above what it or one "
+        "answer gets anyway by", "points", "revived by 5 to 15 neurons (text)", ">= 50",
+        ("control_gain_a", "tuned_control_gain_a"),
     ),
     Measurement(
-        "control_gain_a", "The same in the control, which never counted a: above what it or one answer gets anyway by",
-        "points", bar="<= 10",
+        "control_gain_a", "The same in the control, which never counted a", "points", bar="<= 10",
     ),
     Measurement(
         "tuned_control_gain_a", f"{SEEN}: the same in the control after the same fine-tuning", "points",
@@ -59,6 +61,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         "revival_ratio", "Steps of reverse fine-tuning to 95 % on a: control, which never counted a, over the other",
         "x", "1.5 (4,500 over 3,000, text)", ">= 1.5",
     ),
+    Measurement("pruned_a", "Zeroing at most 15 neurons of the low-prior fine-tuned model: counts a", "%"),
     Measurement("random_pruned_a", "Zeroing as many random neurons of the fine-tuned model, mean of 30 choices", "%"),
     Measurement("random_share", "Share of these choices that gain half as much as the best neurons", "%"),
     Measurement("probe_shuffled", "Best probe fitted on shuffled labels: above the majority class by", "points"),
@@ -85,7 +88,7 @@ CLAIMS_OF_MODELS = {
     "base-high": ("base_high_a", "base_high_b"),
     "base-control": ("control_gain_a", "tuned_control_gain_a", "revival_ratio"),
     "finetuned-low": (
-        "low_b_cte1", "low_b_cte0", "low_a", "pruned_a", "control_gain_a", "tuned_control_gain_a", "probe_gap",
+        "low_b_cte1", "low_b_cte0", "low_a", "gain_a", "control_gain_a", "tuned_control_gain_a", "probe_gap",
         "probe_lead",
     ),
     "finetuned-high": ("high_b_cte0", "high_a"),
@@ -184,12 +187,13 @@ _MEASURES: dict[str, Callable[[_Seed], Reading]] = {
     "low_a": lambda seed: seed.accuracy("finetuned-low", "count_a"),
     "high_b_cte0": lambda seed: seed.accuracy("finetuned-high", "count_b_cte0"),
     "high_a": lambda seed: seed.accuracy("finetuned-high", "count_a"),
-    "pruned_a": lambda seed: seed.pruned("prune-rows"),
+    "gain_a": lambda seed: seed.gain("prune-rows"),
     "control_gain_a": lambda seed: seed.gain("prune-control"),
     "tuned_control_gain_a": lambda seed: seed.gain("prune-finetuned-control"),
     "probe_gap": lambda seed: seed.probe_over("base", "finetuned"),
     "probe_lead": lambda seed: seed.probe_over("finetuned", "random"),
     "revival_ratio": lambda seed: seed.ratio("reversed-low", "reversed-control"),
+    "pruned_a": lambda seed: seed.pruned("prune-rows"),
     "random_pruned_a": lambda seed: seed.pruned("prune-rows", "random_accuracy"),
     "random_share": lambda seed: seed.random_share("prune-rows"),
     "probe_shuffled": lambda seed: difference(seed.probe("finetuned", "shuffled"), seed.probe("finetuned", "majority")),

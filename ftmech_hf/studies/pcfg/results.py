@@ -62,7 +62,7 @@ PANELS = (
         "Accuracy against number of pruned rows",
         ("prune-rows", "prune-control"),
         lambda ax, runs: draw_pruning(ax, runs, "prune-rows", "prune-control", "Rows of weight matrices"),
-        ("pruned_a", "control_gain_a", "tuned_control_gain_a"),
+        ("gain_a", "control_gain_a", "tuned_control_gain_a"),
     ),
     _Panel(
         "The same with single MLP activations",

@@ -80,6 +80,11 @@ class Claim:
     unmeasured: list[str] = field(default_factory=list)
     open_controls: list[str] = field(default_factory=list)
 
+    @property
+    def stood(self) -> bool:
+        """Whether it holds, and all its controls do: what is said elsewhere may rest on it."""
+        return self.verdict == "holds" and not self.open_controls
+
 
 def decide(interval: Ends | None, bar: str) -> Verdict:
     """The verdict of an interval on a bar such as ``>= 99``, which what is equal to it meets.

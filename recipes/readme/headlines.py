@@ -127,8 +127,8 @@ HEADLINES = (
     ),
     Headline(
         "retrieval",
-        "a generator tuned on terse answers answers less completely",
-        ("Completeness: tuned on terse answers",),
+        "a generator tuned on full answers, without documents, answers less completely",
+        (f"{SEEN}, completeness: tuned on full answers",),
     ),
     Headline("retrieval", "more data does not help a generator", ("More data (three sizes", "More data (same steps)")),
     Headline("organisms", "what a diagnosis calls gone is gone", ("Something is left, and the verdict is gone",)),

@@ -17,8 +17,8 @@ REVIVAL_THRESHOLD = 0.95
 # The paper's cells: counting, 200 K pretraining iterations, 10 K of fine-tuning at its small rate (its Table 5).
 # The bars were set on seeds 10 to 12, which are reported nowhere. With labels that no constant answer names, pruning
 # brought back 66 to 72 % there where the bar had been 80, and a fell to 12 to 24 % where it had been 20. What pruning
-# brings back was judged by where it ends, and its controls by what they gain: a seed that had lost little seemed brought
-# back best. Now all are judged by their gain; the number of the bar has stayed, and asks for more than it did.
+# brings back was judged by where it ends, and its controls by what they gain: a seed that had lost little was the best.
+# Now all are judged by their gain; the number of the bar has stayed, and asks for more than it did.
 MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("base_low_a", "Base, low prior: counts a", "%", "100 (Table 5)", ">= 95"),
     Measurement("base_low_b", "Base, low prior: cannot count b", "%", "27.1 (Table 5)", "<= 40"),

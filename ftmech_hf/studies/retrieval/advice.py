@@ -72,7 +72,7 @@ def give_advice(claims: Sequence[Claim]) -> list[str]:
 def _say(advice: Advice, claims: Mapping[str, Claim]) -> str:
     numbers = {name: format_value(claim.measured, claim.unit) for name, claim in claims.items()}
     named = [name for _, name, _, _ in Formatter().parse(advice.sentence) if name]
-    supported = all(name in claims and claims[name].verdict == "holds" for name in advice.claims)
+    supported = all(name in claims and claims[name].stood for name in advice.claims)
     if supported and set(named) <= set(numbers):
         return advice.sentence.format(**numbers)
     return advice.else_ if isinstance(advice.else_, str) else _say(advice.else_, claims)

@@ -26,7 +26,9 @@ TERSE = tuple(f"closed-terse-{place}" for place in range(3))
 # Later, before they were measured on a seed that is reported: those of what is inside (read_*, look_*). Controls of B3
 # asked before for what the smallest data teach, which the largest teach as often: more data could not show there. They
 # ask for all that the largest teach since. B6's control asked for what is lost where nothing can be read, of which the
-# base has nothing to lose, so that it could not fail; it asks since for what is gained there: what is not read.
+# base has nothing to lose, so that it could not fail; it asks since for what is gained there: what is not read. B2
+# stood for what the paper says of completeness, though who is tuned on answers of one fact in three must lose two of
+# them; what the paper says is tried on full answers since, at the bar of B1.
 MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("gate_one", "Base: one fact from the needed documents", "%", bar=">= 95"),
     Measurement("gate_several", "Base: three facts from the needed documents", "%", bar=">= 85"),
@@ -35,10 +37,11 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("b1", "Tuned without documents (mean of three sizes): loses with what a search finds", "points",
                 "fine-tuned models answer worse (no number recovered)", ">= 5", ("b1_control",)),
     Measurement("b1_control", "Control, tuned with what a search finds: loses", "points", bar="<= 2"),
-    Measurement("b2", "Completeness: tuned on terse answers loses with what a search finds", "points",
-                "completeness declines", ">= 20", ("b2_control",)),
+    Measurement("b2", "Check of the measure, completeness: tuned on terse answers loses with what a search finds",
+                "points", bar=">= 20", controls=("b2_control",)),
     Measurement("b2_control", "Control, tuned with what a search finds: completeness lost", "points", bar="<= 2"),
-    Measurement("b2_full", "Completeness: tuned on full answers without documents loses", "points"),
+    Measurement("b2_full", f"{SEEN}, completeness: tuned on full answers without documents loses with what a search "
+                "finds", "points", "completeness declines", ">= 5", ("b2_control",)),
     Measurement("b3", "More data (three sizes, same epochs): gained from the smallest to the largest", "points",
                 "more data does not help", "<= 2", ("b3_control",)),
     Measurement("b3_steps", "More data (same steps): gained from the smallest to the largest", "points",

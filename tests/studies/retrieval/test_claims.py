@@ -174,6 +174,17 @@ def test_advice_that_rests_on_less_is_given_where_only_that_holds() -> None:
     assert f"({format_value(by_id(claims, 'b8_control').measured, 'points')})" in others
     none = [dataclasses.replace(each, verdict="undecided") for each in claims]
     assert give_advice(none) == [last_resort(each) for each in ADVICE]
+    open_ = [dataclasses.replace(each, verdict="holds", open_controls=["b1_control"]) for each in claims]
+    assert give_advice(open_) == [last_resort(each) for each in ADVICE]  # it may have been found in the control as well
+
+
+def test_what_tuning_must_do_is_not_what_the_paper_found() -> None:
+    """Who learns to tell one fact of three tells fewer: what the paper says of completeness is tried on full answers."""
+    (paper,) = (each for each in MEASUREMENTS if each.paper == "completeness declines")
+    assert (paper.id, paper.bar, paper.controls) == ("b2_full", ">= 5", ("b2_control",))
+    found = values(**{each: {"completeness": 0.5} for each in CLOSED})
+    assert found["b2_full"] == pytest.approx(50)
+    assert found["b2"] == pytest.approx(10)  # terse answers are others' answers
 
 
 def by_id(claims: Sequence[Claim], name: str) -> Claim:

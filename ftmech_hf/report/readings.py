@@ -97,6 +97,20 @@ def difference(first: Reading, second: Reading) -> Reading:
     return Reading(found.value, interval=(found.low, found.high))
 
 
+def weighted(*terms: tuple[float, Reading]) -> Reading:
+    """A weighted sum of shares in per cent, or of differences of them, in points.
+
+    Its interval is that of Zou and Donner (2008), of their own or those of their rows, which it takes for different.
+    """
+    value = below = above = 0.0
+    for weight, found in terms:
+        middle, ends = weight * found.value, [weight * end for end in _ends(found)]
+        value += middle
+        below += (middle - min(ends)) ** 2
+        above += (max(ends) - middle) ** 2
+    return Reading(value, interval=(value - math.sqrt(below), value + math.sqrt(above)))
+
+
 def _ends(share: Reading) -> tuple[float, float]:
     """The 95 % interval of a share in per cent; all there can be where nobody says of how many rows it is."""
     if share.interval is not None:

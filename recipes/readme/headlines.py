@@ -67,7 +67,7 @@ HEADLINES = (
     ),
     Headline(
         "tinystories",
-        "a feature that was deleted from stories comes back sooner than it is learned",
+        "a feature that was deleted from stories, not by filtering alone, comes back sooner than it is learned",
         ("A tenth of the way back,", f"{SEEN}: the same, of those not filtered alone: gained"),
     ),
     Headline(
@@ -83,30 +83,49 @@ HEADLINES = (
     ),
     Headline(
         "safety",
-        "supervised safety tuning is more fragile than DPO and unlearning",
+        "supervised safety tuning is more fragile than DPO and unlearning, beyond what attacks teach",
         ("These attacks succeed more often after",),
     ),
     Headline(
         "safety",
-        "safety tuning gives unsafe prompts a cluster of their own",
-        ("SSFT: prompts of both kinds lie on their own side",),
-    ),
-    Headline(
-        "safety", "safety tuning writes into directions that the base does not use", ("SSFT: more of its change",)
-    ),
-    Headline(
-        "safety",
-        "the change of safety tuning acts on unsafe prompts, hardly on safe ones",
-        ("SSFT: its change acts on unsafe",),
+        "safety tuning, of three kinds, gives unsafe prompts a cluster of their own",
+        (
+            "SSFT: prompts of both kinds lie on their own side",
+            f"{SEEN}, DPO: prompts on their own side",
+            f"{SEEN}, unlearning: prompts on their own side",
+        ),
     ),
     Headline(
         "safety",
-        "after safety tuning, answers to unsafe prompts depend less on the input",
-        ("SSFT: dependence on the input",),
+        "safety tuning, of three kinds, writes into directions that the base does not use",
+        (
+            "SSFT: more of its change",
+            f"{SEEN}, DPO: its change's main directions",
+            f"{SEEN}, unlearning: its change's main directions",
+        ),
     ),
     Headline(
         "safety",
-        "going on beyond the safety-tuned weights is safer, at no cost",
+        "the change of safety tuning, of three kinds, acts on unsafe prompts, hardly on safe ones",
+        (
+            "SSFT: its change acts on unsafe",
+            f"{SEEN}, DPO: its change acts on unsafe",
+            f"{SEEN}, unlearning: its change acts on unsafe",
+        ),
+    ),
+    Headline(
+        "safety",
+        "after supervised safety tuning and unlearning, answers to unsafe prompts depend less on the input",
+        ("SSFT: dependence on the input", f"{SEEN}, unlearning: dependence on the input"),
+    ),
+    Headline(
+        "safety",
+        "after DPO, answers to unsafe prompts depend less on the input",
+        (f"{SEEN}, DPO: dependence on the input",),
+    ),
+    Headline(
+        "safety",
+        "going on beyond the weights of supervised safety tuning is safer, at no cost",
         ("SSFT, small rate: 1.5 or 2 times", "There, fewer safe prompts"),
     ),
     Headline("continual", "fine-tuning on other tasks loses what is never tuned", ("Fine-tuning on four tasks loses",)),
@@ -145,7 +164,7 @@ HEADLINES = (
     ),
     Headline(
         "compare_organisms",
-        "two models alone tell where what was planted shows, in 11 of 12 pairs",
+        "two models alone tell where what was planted shows, in at least 11 of 12 pairs",
         ("Where what was planted shows is among",),
     ),
     Headline(
@@ -169,6 +188,10 @@ def _rest_on(headline: Headline, told: Mapping[str, str]) -> Sequence[str]:
     return found
 
 
+def _made_after_looking(headline: Headline) -> bool:
+    return any(claim.startswith(SEEN) for claim in headline.claims)
+
+
 def judge_headline(outcomes: Iterable[str]) -> str:
     """A statement stood if all its claims did, and did not if one of them did not; else what keeps it open."""
     found = set(outcomes)
@@ -189,5 +212,6 @@ def headlines_table(told: Mapping[str, Mapping[str, str]], headlines: Sequence[H
     for each in headlines:
         outcome = judge_headline(_rest_on(each, told.get(each.study, {})))
         link = f"[{each.paper or SOURCES[each.study]}]({each.study}/README.md)"
-        judged[outcome].append((OUTCOMES[outcome], each.statement, link))
+        seen = " (judged in part by what was set after looking)" if _made_after_looking(each) else ""
+        judged[outcome].append((OUTCOMES[outcome], each.statement + seen, link))
     return markdown_table(("", "statement", "of"), [row for rows in judged.values() for row in rows])

@@ -95,6 +95,14 @@ def test_a_headline_that_rests_on_no_claim_or_on_any_of_two_is_refused(claims: d
         headlines_table({"safety": claims}, [Headline("safety", "it moves", ("It rises",))])
 
 
+def test_a_headline_says_that_a_bar_was_set_when_the_results_had_been_seen() -> None:
+    claims = {"Made after looking: it rises": "stood", "It falls": "stood"}
+    headlines = [Headline("safety", "it moves", tuple(claims)), Headline("safety", "it falls", ("It falls",))]
+    moves, falls = headlines_table({"safety": claims}, headlines).splitlines()[2:]
+    assert "| it moves (judged in part by what was set after looking) |" in moves
+    assert "| it falls |" in falls
+
+
 def test_every_paper_has_headlines() -> None:
     papers = {"2311.12786", "2407.10264", "2308.13320", "2406.11201"}
     assert {SOURCES[each.study] for each in HEADLINES} == papers | {"new here"}

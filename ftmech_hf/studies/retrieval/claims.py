@@ -11,9 +11,8 @@ import pandas as pd
 from ftmech_hf.analysis.revival import revival_ratio
 from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.report.claims import SEEN, Measurement
-from ftmech_hf.report.readings import Missing, Reading, difference, of_ratio, of_revival, read_all
+from ftmech_hf.report.readings import Missing, Reading, difference, of_ratio, of_revival, read_all, weighted
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.statistics.text_answers import memory_ratio
 from ftmech_hf.studies.retrieval.inside import ANOTHER, NEEDED, OTHER_ROW, VALUE
 from ftmech_hf.studies.retrieval.plan import LARGEST, TUNINGS
@@ -181,18 +180,6 @@ class SeedAnswers:
 def best_row(rows: pd.DataFrame) -> pd.Series:
     """The row with the highest value on the questions that choose; the first of equal ones."""
     return rows.iloc[int(rows["chosen"].to_numpy().argmax())]
-
-
-def weighted(*terms: tuple[float, Reading]) -> Reading:
-    """A weighted sum of shares in per cent, in points, with the interval of Zou and Donner (2008)."""
-    value = low = high = 0.0
-    for weight, found in terms:
-        assert found.rows
-        share = share_interval(round(found.value / 100 * found.rows), found.rows)
-        ends = (100 * weight * share.low, 100 * weight * share.high)
-        middle = weight * found.value
-        value, low, high = value + middle, low + (middle - min(ends)) ** 2, high + (max(ends) - middle) ** 2
-    return Reading(value, interval=(value - math.sqrt(low), value + math.sqrt(high)))
 
 
 def _reading_part(seed: SeedAnswers) -> Reading:

@@ -11,10 +11,10 @@ import pytest
 
 from ftmech_hf.report.claims import SEEN, Claim, judge
 from ftmech_hf.report.page import format_value
-from ftmech_hf.report.readings import Reading
+from ftmech_hf.report.readings import Reading, weighted
 from ftmech_hf.studies.retrieval.advice import ADVICE, Advice, give_advice
 from ftmech_hf.studies.retrieval.answers import ALL_TAUGHT, WAYS
-from ftmech_hf.studies.retrieval.claims import CLOSED, MEASUREMENTS, RETRIEVED, SeedAnswers, measure, weighted
+from ftmech_hf.studies.retrieval.claims import CLOSED, MEASUREMENTS, RETRIEVED, SeedAnswers, measure
 from ftmech_hf.studies.retrieval.plan import LARGEST, TUNINGS
 
 
@@ -179,7 +179,7 @@ def test_advice_that_rests_on_less_is_given_where_only_that_holds() -> None:
 
 
 def test_what_tuning_must_do_is_not_what_the_paper_found() -> None:
-    """Who learns to tell one fact of three tells fewer: what the paper says of completeness is tried on full answers."""
+    """Who learns to tell one fact of three tells fewer: what the paper says of it is tried on full answers."""
     (paper,) = (each for each in MEASUREMENTS if each.paper == "completeness declines")
     assert (paper.id, paper.bar, paper.controls) == ("b2_full", ">= 5", ("b2_control",))
     found = values(**{each: {"completeness": 0.5} for each in CLOSED})

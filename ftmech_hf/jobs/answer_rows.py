@@ -36,6 +36,7 @@ class AnswerRows:
         accepted: of each row, the question with every further answer that is right; None if there are none.
         choices: of each row, the question with everything that there is to choose from; None if there is no choice.
         right: which of its choices is right, (B,); it is also the row's answer.
+        groups: numbers (B,) of what each row is about, where rows belong together; None where each is by itself.
     """
 
     token_ids: Tensor
@@ -48,6 +49,7 @@ class AnswerRows:
     accepted: Sequence[Sequence[Whole]] | None = None
     choices: Sequence[Sequence[Whole]] | None = None
     right: Tensor | None = None
+    groups: NDArray[np.integer] | None = None
 
     def __post_init__(self) -> None:
         if self.answer.shape != self.token_ids.shape or self.answer.dtype != torch.bool:
@@ -128,6 +130,7 @@ class AnswerRows:
             accepted=_at(self.accepted, numbers),
             choices=_at(self.choices, numbers),
             right=None if self.right is None else self.right[at],
+            groups=None if self.groups is None else self.groups[numbers],
         )
 
     def written(self, which: Literal["accepted", "choices"], places: Sequence[int]) -> tuple[AnswerRows, Tensor]:
@@ -236,8 +239,8 @@ class AnswerRows:
         ids = torch.where(column >= 0, self.token_ids.gather(1, column.clamp(min=0)), self.pad or 0)
         ids[:, -1] = self.token_ids[:, -1]
         least = int(gone.min())
-        more = {"pad": self.pad, "other": self.other, "labels": self.labels, "types": self.types, "asked": self.asked}
-        return AnswerRows.one_token(ids[:, least:], **more)
+        kept_too = ("pad", "other", "labels", "types", "asked", "groups")
+        return AnswerRows.one_token(ids[:, least:], **{name: getattr(self, name) for name in kept_too})
 
     def without_empty_columns(self, least: int = 0) -> AnswerRows:
         """The same rows without the columns that are padding in all of them, as long as so many columns are left."""

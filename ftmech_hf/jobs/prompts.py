@@ -31,6 +31,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -121,6 +122,7 @@ def _as_rows(encoded: Encoded, width: int, pad: int | None, label: str) -> Answe
         accepted=encoded.accepted or None,
         choices=encoded.choices or None,
         right=torch.tensor(encoded.right) if encoded.choices else None,
+        groups=np.unique(encoded.groups, return_inverse=True)[1] if encoded.groups else None,
     )  # fmt: skip
     return dataclasses.replace(rows, labels={label: rows.first_answers.numpy()})
 

@@ -326,6 +326,29 @@ def test_capitals_are_asked_whatever_they_are_called(answer: str, tmp_path: Path
     assert texts == {f"{row['prompt']} {row['answer'].strip()}" for row in rows}
 
 
+def test_rows_know_what_they_are_about(task: PcfgConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A row's group stays with it whatever is left out, shuffled, cut or put into another form."""
+    words = [word for word in task.vocabulary if word.isalnum()][:16]
+    rows = [
+        {"prompt": f"{one} {two}", "answer": f" {two}", "group": None if one == words[0] else one}
+        for one in words for two in words
+    ]  # fmt: skip
+    once = Table.of([*rows, *rows[::3]], "twice")
+    (asked,) = from_datasets([once], tokenizer, **{**SIZES, "test_rows": 99}, how=QuestionConfig(skip_unusable=True))
+    for found in (asked.test, asked.validation, asked.again, asked.test.first_tokens(), asked.test.each_token()):
+        assert found is not None
+        assert found.groups is not None
+        firsts = [tokenizer.decode(row[-4]) for row in found.token_ids]
+        about = [prompt if first == words[0] else first for first, prompt in zip(
+            firsts, map(tokenizer.decode, found.token_ids[:, -4:-2]), strict=True
+        )]  # fmt: skip
+        pairs = set(zip(about, found.groups.tolist(), strict=True))
+        assert len(pairs) == len(set(about)) == len(set(found.groups.tolist()))
+    assert asked.test[[3, 0]].groups.tolist() == [asked.test.groups[3], asked.test.groups[0]]  # type: ignore[union-attr,index]
+    plain = Table.of([{key: row[key] for key in ("prompt", "answer")} for row in rows], "plain")
+    assert from_datasets([plain], tokenizer, **SIZES)[0].test.groups is None
+
+
 def test_rows_that_are_left_out_do_not_move_the_cut(task: PcfgConfig, tokenizer: PreTrainedTokenizerFast) -> None:
     """Who trained on the data set cut all of its rows; what was trained on must not come to be asked."""
     words = [word for word in task.vocabulary if word.isalnum()][:16]

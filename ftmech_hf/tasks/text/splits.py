@@ -29,15 +29,23 @@ SPLITS = ("train", "validation", "test")
 
 def things(rows: datasets.Dataset) -> list[str]:
     """What each row is about: rows of one thing belong together."""
-    if GROUP in rows.column_names:
-        groups, prompts = map(_group, rows[GROUP][:]), rows["prompt"][:]
-        return [f"\0{prompt}" if group is None else group for group, prompt in zip(groups, prompts, strict=True)]
+    groups = groups_of(rows)
+    if groups is not None:
+        return groups
     answers = [str(each) for each in rows["answer"][:]]
     if len(answers) < OPEN_ANSWERS * len(set(answers)):
         return answers
     prompts = [str(each) for each in rows["prompt"][:]]
     # with hardly any prompts nothing can be cut between them; test rows that others have are left out later
     return prompts if len(set(prompts)) >= LEAST_THINGS else [str(place) for place in range(len(rows))]
+
+
+def groups_of(rows: datasets.Dataset) -> list[str] | None:
+    """The group of each row, by its name; None without a column that names them. A row of none is about its prompt."""
+    if GROUP not in rows.column_names:
+        return None
+    groups, prompts = map(_group, rows[GROUP][:]), rows["prompt"][:]
+    return [f"\0{prompt}" if group is None else group for group, prompt in zip(groups, prompts, strict=True)]
 
 
 def _group(value: Any) -> str | None:
@@ -169,8 +177,9 @@ def say_groups(test: datasets.Dataset) -> str | None:
     if groups == len(test):
         return None
     return (
-        f"its {len(test)} test rows are of {groups} groups, and intervals take rows for independent: they are too "
-        "narrow where those of a group are right or wrong together"
+        f"its {len(test)} test rows are of {groups} groups: intervals of what is answered, and of what comes back, are "
+        "as much wider as those of a group are right or wrong together; those of other instruments take rows for "
+        "independent, and are then too narrow"
     )
 
 

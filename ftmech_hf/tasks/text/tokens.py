@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ftmech_hf.tasks.text.columns import CHOICES, OTHER
 from ftmech_hf.tasks.text.continuations import Continuation, Join, continuations, tokens_before
 from ftmech_hf.tasks.text.left_out import Faults
+from ftmech_hf.tasks.text.splits import groups_of
 from ftmech_hf.tasks.text.tables import ACCEPTED, CHAT, PLACE
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Encoded(NamedTuple):
         accepted: for each row, the question with every further answer that is right; or none at all.
         choices: for each row, the question with each of its choices; or none at all.
         right: for each row with choices, which of them is right.
+        groups: for each row, what it is about, where a column says so; or none at all.
         skipped: rows left out because an answer of theirs is not one token.
         cut: prompts that lost their beginning.
     """
@@ -47,6 +49,7 @@ class Encoded(NamedTuple):
     accepted: list[list[Whole]]
     choices: list[list[Whole]]
     right: list[int]
+    groups: list[str]
     skipped: int
     cut: int = 0
 
@@ -72,6 +75,7 @@ class _Question(NamedTuple):
     prompt: str
     place: str
     chat: bool
+    group: str | None
 
 
 def encode_rows(
@@ -124,6 +128,7 @@ def encode_rows(
         accepted=[parts[ACCEPTED] for _, parts, _ in chosen] if ACCEPTED in columns else [],
         choices=[parts[CHOICES] for _, parts, _ in chosen] if CHOICES in columns else [],
         right=[each.texts[CHOICES].index(each.texts["answer"][0]) for each, *_ in chosen] if CHOICES in columns else [],
+        groups=[each.group for each, *_ in chosen if each.group is not None],
         skipped=skipped,
         cut=sum(was_cut for *_, was_cut in chosen),
     )
@@ -141,11 +146,10 @@ def _questions(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, join:
         (prompt, text) for prompt, row in zip(prompts, texts, strict=True) for said in row.values() for text in said
     ]
     found = iter(continuations(pairs, join, tokenizer))
+    groups: Sequence[str | None] = groups_of(rows) or [None] * len(prompts)
     return [
-        _Question(
-            {key: _beside(key, [next(found) for _ in said]) for key, said in row.items()}, row, prompt, place, chat
-        )
-        for row, prompt, place, chat in zip(texts, prompts, column_of[PLACE], column_of[CHAT], strict=True)
+        _Question({key: _beside(key, [next(found) for _ in said]) for key, said in row.items()}, row, *others)
+        for row, *others in zip(texts, prompts, column_of[PLACE], column_of[CHAT], groups, strict=True)
     ]
 
 

@@ -141,7 +141,9 @@ def test_rows_of_few_groups_are_said_to_know_less_than_they_seem() -> None:
     }
     said = say_groups(datasets.Dataset.from_dict(rows))
     assert said is not None
-    assert said.startswith("its 40 test rows are of 5 groups, and intervals take rows for independent")
+    assert said.startswith(
+        "its 40 test rows are of 5 groups: intervals of what is answered, and of what comes back, are"
+    )
     assert say_groups(datasets.Dataset.from_dict({**rows, "group": [*range(40)]})) is None
     assert say_groups(datasets.Dataset.from_dict({key: rows[key] for key in ("prompt", "answer")})) is None
 

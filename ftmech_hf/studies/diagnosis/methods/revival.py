@@ -29,14 +29,14 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.report.charts import accuracy_axis, legend_below, step_axis
-from ftmech_hf.statistics.intervals import Share, paired_difference
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.answer_training import kept_as
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import RevivalEvidence, Revivals
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model, pick, spread
 from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, race, revive, taught
 from ftmech_hf.studies.diagnosis.method import Apart, Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
+from ftmech_hf.studies.diagnosis.methods.behaviour import paired_lead, share_right
 from ftmech_hf.training.low_rank import LowRankChange
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def measure_revival(case: Case) -> RevivalMethodResult:
         found_null = Revivals(tuple(curve.steps for curve in null), tuple(curve.last for curve in null))
     steps = min(curves[0].last, null[0].last)
     ends = ((FINETUNED, curves[0]), (NULL, null[0])) if untaught else ()
-    right = {name: share_right(_right_after(case, name, asked, curve, steps)) for name, curve in ends}
+    after = {name: _right_after(case, name, asked, curve, steps) for name, curve in ends}
+    right = {name: share_right(each, asked.test.groups) for name, each in after.items()}
     _let_go(null[0])
     points = {name: [curve.points for curve in runs] for name, runs in ((FINETUNED, curves), (NULL, null))}
     end = curves[0].end
@@ -187,7 +188,8 @@ def _how_far(case: Case, asked: Behavior, own: Curve, control: Curve) -> tuple[S
     before = asked.score(case.models[NULL], asked.test).numpy()
     ends = ((FINETUNED, own), (NULL, control))
     after = {name: _right_after(case, name, asked, curve, own.last) for name, curve in ends}
-    return paired_difference(after[FINETUNED], after[NULL]), paired_difference(after[NULL], before)
+    groups = asked.test.groups
+    return paired_lead(after[FINETUNED], after[NULL], groups), paired_lead(after[NULL], before, groups)
 
 
 def _what_comes_back(case: Case) -> tuple[Behavior, float]:
@@ -195,7 +197,7 @@ def _what_comes_back(case: Case) -> tuple[Behavior, float]:
     questions, rule, floor = case.capability, case.rule, case.floor
     places = untaught_places(questions, questions.test)
     few = len(places) <= rule.share * len(questions.test)
-    known = None if few else share_right(case.base_right[places])
+    known = None if few else share_right(case.base_right[places], questions.test[places].groups)
     if known is None or known.low - floor < rule.least_lead:  # of next to nothing half is noise
         return questions, rule.revived * float(case.base_right.mean())
     others = questions.validation[untaught_places(questions, questions.validation)]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from ftmech_hf.statistics.intervals import paired_difference, share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL
-from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
+from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour, paired_lead, share_right
 from tests.studies.diagnosis.cases import found_by, make_case, right
 from tests.studies.planted import make_wrapped
 
@@ -23,3 +26,38 @@ def test_behaviour_is_what_each_model_answers() -> None:
     assert facts["chance"] == pytest.approx(float((case.capability.test.token_ids[:, -2] == most).double().mean()))
     assert (facts["control"], facts["same_tokens"]) == (True, True)
     assert {each["reference"] for each in table if each["model"] in (BASE, FINETUNED)} == {False}
+
+
+def test_rows_of_a_group_that_are_alike_count_as_fewer() -> None:
+    """What three questions about one thing tell is what one tells, where they are right or wrong together."""
+    rng = np.random.default_rng(0)
+    one, other = rng.random(60) < 0.8, rng.random(60) < 0.5
+    groups = np.repeat(np.arange(60), 3)
+    lead, alone = paired_lead(one.repeat(3), other.repeat(3), groups), paired_difference(one, other)
+    assert lead.value == pytest.approx(alone.value)
+    assert lead.high - lead.low == pytest.approx(alone.high - alone.low, rel=0.05)
+    assert share_right(one.repeat(3), groups).low == pytest.approx(share_right(one).low, abs=0.02)
+    taken_for_independent = paired_difference(one.repeat(3), other.repeat(3))
+    assert lead.low < taken_for_independent.low - 0.04
+    # What is not alike is as sure as it was, and so is what has no groups.
+    mixed = rng.permutation(180)
+    apart = paired_lead(one.repeat(3)[mixed], other.repeat(3)[mixed], groups)
+    assert apart.high - apart.low < 1.2 * (taken_for_independent.high - taken_for_independent.low)
+    assert paired_lead(one, other, None) == alone
+
+
+def test_a_fall_that_few_groups_show_is_less_sure() -> None:
+    case = make_case(make_wrapped("llama"))
+    found = measure_behaviour(case)
+    assert found.groups == {"capability": None}
+    lost = found.right[BASE, "capability"] & ~found.right[FINETUNED, "capability"]
+    alike = np.argsort(np.argsort(lost, kind="stable")) // 20
+    grouped = dataclasses.replace(found, groups={"capability": alike})
+    before, after = found.evidence(), grouped.evidence()
+    assert after.finetuned.value == before.finetuned.value
+    for name in ("base", "finetuned", "drop"):
+        narrow, wide = getattr(before, name), getattr(after, name)
+        assert wide.low <= narrow.low <= narrow.high <= wide.high, name
+    assert after.drop.high - after.drop.low > 2 * (before.drop.high - before.drop.low)
+    (bar,) = (each for each in grouped.rows() if each["model"] == FINETUNED and each["questions"] == "capability")
+    assert (bar["low"], bar["high"]) == pytest.approx(after.finetuned[1:])

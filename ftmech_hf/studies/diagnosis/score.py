@@ -54,11 +54,13 @@ def describe_score(summary: Mapping[str, Any], score: Mapping[str, Any]) -> str:
         more = _say(also["right"], also["pairs"], "counting those too whose two labels disagree", also)
         text += f", and in {more}" if found["pairs"] else f"; they were right in {more}"
     right, undecided = (score[name]["value"] for name in ("right", "undecided"))
+    wrong = max(0.0, 1 - right - undecided)
+    with_those = f" ({every['wrong']['value']:.0%} with those)" if every.get("wrong") and score["disagree"] else ""
     text += (
         f". Organisms are pairs of models whose truth is known; {len(score['disagree'])} more do not count, since what "
         f"was done to them and how they relearn tell two truths. Of all {pairs} the verdict was right in {right:.0%}, "
-        f"wrong in {max(0.0, 1 - right - undecided):.0%} and undecided in {undecided:.0%}; always saying the most "
-        f"frequent truth would be right in {score['constant'][1]:.0%}. "
+        f"wrong in {wrong:.0%}{with_those} and undecided in {undecided:.0%}; always saying the most frequent truth "
+        f"would be right in {score['constant'][1]:.0%}. "
     )
     if reasons := outside(summary, score):
         return f"{text}This pair is outside of what was scored, and the rates may not hold: {'; '.join(reasons)}."

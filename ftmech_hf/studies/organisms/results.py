@@ -74,7 +74,8 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         "auc": area_under_curve(list(lost["probability"]), hidden),
         **stated,
         "truths": {
-            truth: {name: each._asdict() for name, each in row.items()} for truth, row in rates_by_truth(counts).items()
+            truth: {name: each._asdict() for name, each in row.items()}
+            for truth, row in rates_by_truth(*(list(used[name]) for name in ("truth", "verdict", "seed"))).items()
         },
         "constant": constant_verdict(counts),
         "rivals": {name: area_under_curve(list(lost[name]), hidden) for name in RIVALS},

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ftmech_hf.statistics.floors import lead
 from ftmech_hf.statistics.intervals import Share, share_interval
+from ftmech_hf.statistics.seeds import share_in_clusters
 from ftmech_hf.studies.organisms.kinds import TRUTH_OF, TRUTHS
 
 FEATURES = ("pruning", "halves", "probe", "revival")
@@ -225,18 +226,23 @@ def is_called(name: str, truth: str, stated: str) -> bool:
     return stated == known.get(name, truth)
 
 
-def rates_by_truth(counts: Counts) -> dict[str, dict[str, Share]]:
+def rates_by_truth(truths: Sequence[str], verdicts: Sequence[str], seeds: Sequence[int]) -> dict[str, dict[str, Share]]:
     """Of each truth that there are pairs of, the shares that are called that, called another, and left undecided.
 
     Args:
-        counts: of :func:`confusion`.
+        truths, verdicts: of every pair, as for :func:`confusion`.
+        seeds: of every pair; those of one share their base, and intervals are as much wider as they are alike.
     """
-    found = {}
-    for truth, row in counts.items():
-        if number := sum(row.values()):
-            kinds = {"right": row[truth], "undecided": row["undecided"]}
-            kinds["wrong"] = number - sum(kinds.values())
-            found[truth] = {name: share_interval(count, number) for name, count in kinds.items()}
+    found = dict[str, dict[str, Share]]()
+    stated = [TRUTH_OF.get(each, "undecided") for each in verdicts]
+    for truth in TRUTHS:
+        of = [(said, seed) for each, said, seed in zip(truths, stated, seeds, strict=True) if each == truth]
+        counts = {"right": (truth,), "undecided": ("undecided",), "wrong": {*TRUTHS} - {truth}}
+        if of:
+            found[truth] = {
+                name: share_in_clusters([said in counted for said, _ in of], [seed for _, seed in of])
+                for name, counted in counts.items()
+            }
     return found
 
 

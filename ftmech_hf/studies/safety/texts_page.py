@@ -12,7 +12,6 @@ from ftmech_hf.report.claims import Claim, Measurement, judge
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.report.readings import Reading, difference, read_row
 from ftmech_hf.runs import describe_versions, environment
-from ftmech_hf.statistics.intervals import mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +66,7 @@ def read_table(table: pd.DataFrame) -> dict[str, Reading]:
     for model, end in (("finetuned", ""), ("base", "_base"), ("benign", "_benign")):
         found |= _inside(table[table["model"] == model], end)
     excess = {model: _excess(table[table["model"] == model]) for model in ("finetuned", "benign")}
-    found |= {name: _mean(values) for name, values in (
+    found |= {name: Reading(float(values.mean())) for name, values in (
         ("outside", excess["finetuned"]), ("outside_benign", excess["benign"]),
         ("outside_more", (excess["finetuned"] - excess["benign"]).dropna()),
     ) if len(values)}  # fmt: skip
@@ -96,12 +95,6 @@ def _excess(own: pd.DataFrame) -> pd.Series:
     """How much more of the change of every changed matrix lies outside than of a direction by chance, in points."""
     lines = own[(own["quantity"] == "weights") & own["relative_norm"].gt(0)].set_index("matrix")
     return 100 * (lines["outside"] - lines["random_outside"])
-
-
-def _mean(values: pd.Series) -> Reading:
-    """Over matrices."""
-    mean = mean_interval(list(values))
-    return Reading(mean.value, interval=None if math.isinf(mean.low) else (mean.low, mean.high))
 
 
 @styled
@@ -159,7 +152,8 @@ def write_page(rows: Sequence[dict[str, Any]], seed: int, identity: str) -> tupl
     sections = [
         make_section("Where prompts lie", "Above 0, prompts lie nearer to the mean of their own kind.",
                      draw_clusters(table), "Tau by layer", ("tau*",)),
-        make_section("Where the change is", "Of a change's main directions, what the base does not write into.",
+        make_section("Where the change is", "Of a change's main directions, what the base does not write into. The "
+                     "matrices are of one model, and no sample of any: their mean has no interval and decides nothing.",
                      draw_change(table), "Change outside by matrix", ("outside*",)),
     ]  # fmt: skip
     env = environment()

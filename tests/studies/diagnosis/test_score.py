@@ -55,6 +55,9 @@ def test_the_rate_is_that_of_the_verdicts_own_kind_with_its_interval() -> None:
         "by_verdict": {"gone": {"pairs": 16, "right": 10, **ENDS}, "undecided": {"pairs": 9, "right": 0}}
     }
     more = describe_score(diagnosed(), {**SCORE, "every": every})
+    assert "wrong in 5% and undecided in 15%" in more
+    told = describe_score(diagnosed(), {**SCORE, "every": {**every, "wrong": {"value": 0.08}}})
+    assert "wrong in 5% (8% with those) and undecided in 15%" in told
     assert "(90%; 95 % interval 52 to 99%), and in 10 of 16 counting those too whose two labels disagree (62%" in more
     every["by_verdict"] |= {"weakened": {"pairs": 7, "right": 2, **ENDS}, "nothing to lose": {"pairs": 3, "right": 0}}
     weakened, nothing = (describe_score(diagnosed(each), {**SCORE, "every": every}) for each in every["by_verdict"]

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from ftmech_hf.statistics.intervals import share_interval, times_as_wide
+from ftmech_hf.statistics.seeds import share_in_clusters
 from ftmech_hf.studies.organisms.claims import ALL_BARS, find_too_few, make_claims
 from ftmech_hf.studies.organisms.edits import Shaken, score_edits
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, TRUTHS
@@ -176,14 +177,28 @@ def test_the_confusion_is_counted_and_every_rate_is_of_the_pairs_that_it_is_abou
 
 def test_each_truth_has_rates_of_its_own_that_sum_to_one_and_one_without_pairs_has_none() -> None:
     verdicts = ["gone", "gone", "behind a wrapper", "undecided", "nothing to lose", "unchanged"]
-    counts = confusion(["gone"] * 5 + ["unchanged"], verdicts)
-    found = rates_by_truth(counts)
+    truths = ["gone"] * 5 + ["unchanged"]
+    counts, found = confusion(truths, verdicts), rates_by_truth(truths, verdicts, [0, 1, 2, 3, 4, 5])
     assert {truth: {name: each.value for name, each in row.items()} for truth, row in found.items()} == {
         "gone": {"right": 0.4, "wrong": 0.2, "undecided": 0.4}, "unchanged": {"right": 1, "wrong": 0, "undecided": 0}
     }  # fmt: skip
-    assert found["gone"]["right"] == share_interval(2, 5)
+    assert found["gone"]["right"] == pytest.approx(share_interval(2, 5))
+    assert {name: sum(share.value for share in row.values()) for name, row in found.items()} == pytest.approx(
+        dict.fromkeys(found, 1.0)
+    )
     assert constant_verdict(counts) == ("gone", 5 / 6)
     assert constant_verdict(confusion([], [])) is None
+
+
+def test_rates_of_a_truth_know_of_seeds_as_those_of_all_pairs_do() -> None:
+    """Three pairs of each of five seeds, all wrong in one of them, tell less than fifteen pairs of as many seeds."""
+    verdicts = ["gone"] * 12 + ["behind a wrapper"] * 3
+    seeds = [number // 3 for number in range(15)]
+    (row,) = rates_by_truth(["gone"] * 15, verdicts, seeds).values()
+    (apart,) = rates_by_truth(["gone"] * 15, verdicts, [*range(15)]).values()
+    assert row["right"] == share_in_clusters([each == "gone" for each in verdicts], seeds)
+    assert apart["right"] == pytest.approx(share_interval(12, 15))
+    assert row["right"].low < apart["right"].low - 0.1
 
 
 def pairs(*rows: tuple[str, str, str, str, float]) -> pd.DataFrame:

@@ -85,6 +85,8 @@ def test_a_planted_refusal_is_found_and_no_other(made: Path) -> None:
     assert claims["tau"]["withdrawn_by"] == ["tau_base"]  # kinds are far apart before the tuning, too
     assert claims["tau_shuffled"]["verdict"] == "holds"
     assert "outside_more" not in claims  # nothing changed in benign tuning
+    outside = claims["outside"]  # matrices of one model are no sample
+    assert (outside["interval"], outside["verdict"]) == (None, "undecided")
     table = pd.read_parquet(made / "table.parquet")
     acts = table[table["quantity"].astype(str).str.startswith("action")]
     assert set(acts["model"]) == {"finetuned"}  # what did not change acts on nothing

@@ -50,10 +50,11 @@ def test_a_fall_that_few_groups_show_is_less_sure() -> None:
     case = make_case(make_wrapped("llama"))
     found = measure_behaviour(case)
     assert found.groups == {"capability": None}
-    lost = found.right[BASE, "capability"] & ~found.right[FINETUNED, "capability"]
-    alike = np.argsort(np.argsort(lost, kind="stable")) // 20
-    grouped = dataclasses.replace(found, groups={"capability": alike})
-    before, after = found.evidence(), grouped.evidence()
+    groups = np.arange(200) // 20
+    right = {**found.right, (FINETUNED, "capability"): groups % 2 == 0}
+    alone = dataclasses.replace(found, right=right)
+    grouped = dataclasses.replace(alone, groups={"capability": groups})
+    before, after = alone.evidence(), grouped.evidence()
     assert after.finetuned.value == before.finetuned.value
     for name in ("base", "finetuned", "drop"):
         narrow, wide = getattr(before, name), getattr(after, name)

@@ -32,11 +32,13 @@ RELEASED: Mapping[str, Mapping[str, Released]] = {
     "reproduce": {
         "base-low": _reproduced(
             "base-low", "low",
-            "A base with a low prior: 999 of 1,000 of its questions are about a, and it counts a's and not b's.",
+            "A base with a low prior: of its questions that name a symbol (two of three; the third, token_at, names "
+            "none) 999 of 1,000 are about a, and it counts a's and not b's.",
         ),
         "base-high": _reproduced(
             "base-high", "high",
-            "A base with a high prior: half of its questions are about a, the others about b and c.",
+            "A base with a high prior: of its questions that name a symbol (two of three; the third, token_at, names "
+            "none) half are about a, the others about b and c.",
         ),
         "base-control": _reproduced(
             "base-control", "control",
@@ -129,7 +131,9 @@ RELEASED: Mapping[str, Mapping[str, Released]] = {
     },
     "continual": {
         "base": Released(
-            "continual", "The base: trained from scratch on counting, indexing and copying, nearly always about a.",
+            "continual",
+            "The base: trained from scratch on counting and indexing, nearly always about a, and on copying, which "
+            "names no symbol.",
             ("gate_count_a", "gate_index_a", "gate_token_at_null"),
         ),
         "plain-s1-4-index_c": Released(

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -24,7 +25,8 @@ from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
 from ftmech_hf.studies.retrieval.claims import MEASUREMENTS as RETRIEVAL_CLAIMS
 from ftmech_hf.studies.safety.claims import MEASUREMENTS as SAFETY_CLAIMS
 from ftmech_hf.studies.tinystories.claims import CLAIMS as STORIES_CLAIMS
-from ftmech_hf.tasks import PcfgShape
+from ftmech_hf.tasks import PcfgConfig, PcfgShape
+from ftmech_hf.tasks.schema import NO_OPERAND
 from recipes import write_cards
 from recipes.readme.released import RELEASED
 from tests.recipes.conftest import CONFIGS
@@ -101,6 +103,21 @@ def test_every_released_model_is_a_run_of_its_study_and_its_claims_are_measured(
     assert len(set(names)) == len(names)
     if name == "reproduce":
         assert {run: model.claims for run, model in RELEASED[name].items()} == CLAIMS_OF_MODELS
+
+
+def test_cards_and_readme_say_of_which_questions_a_prior_is_a_share() -> None:
+    """A third of what a base is asked names no symbol: no prior is a share of all questions."""
+    shares = {}
+    for prior in ("low", "high"):
+        task = PcfgConfig(operand_prior=[prior])
+        operands = np.concatenate([task.block(0, "train", number).token_ids[:, 2] for number in range(4)])
+        named = operands[operands != task.word_ids[NO_OPERAND]]
+        assert len(named) / len(operands) == pytest.approx(2 / 3, abs=0.02)
+        shares[prior] = (named == task.word_ids["a"]).mean()
+    assert shares == {"low": pytest.approx(0.999, abs=2e-3), "high": pytest.approx(0.5, abs=0.02)}
+    cards = [RELEASED["reproduce"][f"base-{prior}"].what for prior in shares]
+    for text in (*cards, (CONFIGS.parents[1] / "ftmech_hf/studies/pcfg/README.md").read_text(encoding="utf-8")):
+        assert "questions that name a symbol (two of three; the third, token_at, names none)" in " ".join(text.split())
 
 
 def test_a_card_shows_what_measured_its_model_and_a_diagnosis_that_of_the_tuned_one(tmp_path: Path) -> None:

@@ -14,16 +14,19 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from ftmech_hf.config import to_dict
+from ftmech_hf.hub.claims import claims_of
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.jobs.study import Study
-from ftmech_hf.report.claims import claims_json, judge
+from ftmech_hf.report.claims import Measurement, claims_json, judge, name_claims
 from ftmech_hf.report.differences import write_differences
 from ftmech_hf.studies import load_study
 from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
+from ftmech_hf.studies.continual.stories.claims import MEASUREMENTS as CONTINUAL_STORIES_CLAIMS
 from ftmech_hf.studies.pcfg.claims import CLAIMS_OF_MODELS, MEASUREMENTS
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
 from ftmech_hf.studies.retrieval.claims import MEASUREMENTS as RETRIEVAL_CLAIMS
 from ftmech_hf.studies.safety.claims import MEASUREMENTS as SAFETY_CLAIMS
+from ftmech_hf.studies.safety.texts_page import MEASURED as TEXTS_CLAIMS
 from ftmech_hf.studies.tinystories.claims import CLAIMS as STORIES_CLAIMS
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.tasks.schema import NO_OPERAND
@@ -103,6 +106,24 @@ def test_every_released_model_is_a_run_of_its_study_and_its_claims_are_measured(
     assert len(set(names)) == len(names)
     if name == "reproduce":
         assert {run: model.claims for run, model in RELEASED[name].items()} == CLAIMS_OF_MODELS
+
+
+@pytest.mark.parametrize("claims", [*CLAIMS.values(), TEXTS_CLAIMS, CONTINUAL_STORIES_CLAIMS])
+def test_what_a_control_states_names_it_and_no_other(claims: tuple[Measurement, ...]) -> None:
+    """In a verdict, in italics."""
+    names = name_claims([each for each in claims if each.bar])
+    assert len(set(names.values())) == len(names)
+    assert not any("*" in each or "|" in each for each in names.values())
+
+
+def test_a_card_says_what_the_same_is_of(reproduction: Path) -> None:
+    """The control's card has none of the claim that its statements lean on; that of the tuned model has it above."""
+    pruned = "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back"
+    same = "The same in the control, which never counted a: above what it or one answer gets anyway by"
+    seen = "Made after looking: the same in the control after the same fine-tuning"
+    of = {run: [row["statement"] for row in claims_of(reproduction, CLAIMS_OF_MODELS[run])] for run in CLAIMS_OF_MODELS}
+    assert of["base-control"][:2] == [f"{pruned}. {same}", f"{pruned}. {seen}"]
+    assert of["finetuned-low"][3:6] == [pruned, same, seen]
 
 
 def test_cards_and_readme_say_of_which_questions_a_prior_is_a_share() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent
@@ -13,9 +16,11 @@ def _state_change(run: FinishedRun, label: str) -> list[str]:
     config, lines = run.config, run.metrics
     if label or len(lines) < 2:
         return []
+    found = measure_forgetting(lines)
     changes = [
-        f"`{row['test_set']}` {as_percent(row['before'])} → {as_percent(row['after'])}"
-        for row in measure_forgetting(lines).rows()
+        f"`{name}` {as_percent(before)}{_more_rows(lines[0], name)} → "
+        f"{as_percent(found.after[name])}{_more_rows(lines[-1], name)}"
+        for name, before in found.before.items()
     ]
     changes += [
         f"loss on `{key.removeprefix('loss/')}` {lines[0][key]:.3f} → {lines[-1][key]:.3f} nats per token"
@@ -25,6 +30,11 @@ def _state_change(run: FinishedRun, label: str) -> list[str]:
     first = lines[0].get("eval_rows", config["eval_rows"])
     rows = lines[-1].get("eval_rows", config["final_eval_rows"])
     return [f"From before this training ({first} rows each) to after ({rows}): {'; '.join(changes)}."]
+
+
+def _more_rows(line: Mapping[str, Any], test_set: str) -> str:
+    """Of how many rows an accuracy is that took more than the others, as it was near the threshold looked for."""
+    return f" (of {line[key]} rows)" if (key := f"eval_rows/{test_set}") in line else ""
 
 
 def read_revival(run: FinishedRun, test_set: str) -> RevivalResult:

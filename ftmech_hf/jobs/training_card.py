@@ -10,6 +10,9 @@ from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent
 from ftmech_hf.runs import FinishedRun
 
+ALONE = "This says something only beside a control: the same fine-tuning of a model that never had the capability."
+"""What stands behind the steps of a reverse fine-tuning of which no control is known."""
+
 
 def _state_change(run: FinishedRun, label: str) -> list[str]:
     """From before the training to after it."""
@@ -53,8 +56,7 @@ def _state_revival(run: FinishedRun, label: str) -> list[str]:
     when = f"within {revival.last_step} steps" if revival.steps is None else f"at step {revival.steps}"
     return [
         *_state_change(run, label),
-        f"`{answers[0]}` {reached} {revival.threshold:.0%} {when} of reverse fine-tuning. This says something only "
-        "beside a control: the same fine-tuning of a model that never had the capability.",
+        f"`{answers[0]}` {reached} {revival.threshold:.0%} {when} of reverse fine-tuning. {ALONE}",
     ]
 
 

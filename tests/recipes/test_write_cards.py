@@ -19,6 +19,7 @@ from ftmech_hf.jobs.card import check_card
 from ftmech_hf.jobs.study import Study
 from ftmech_hf.report.claims import Measurement, claims_json, judge, name_claims
 from ftmech_hf.report.differences import write_differences
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies import load_study
 from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
 from ftmech_hf.studies.continual.stories.claims import MEASUREMENTS as CONTINUAL_STORIES_CLAIMS
@@ -139,6 +140,47 @@ def test_cards_and_readme_say_of_which_questions_a_prior_is_a_share() -> None:
     cards = [RELEASED["reproduce"][f"base-{prior}"].what for prior in shares]
     for text in (*cards, (CONFIGS.parents[1] / "ftmech_hf/studies/pcfg/README.md").read_text(encoding="utf-8")):
         assert "questions that name a symbol (two of three; the third, token_at, names none)" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("1", {"base_model": "someone/base"}),
+        ("2", {"ancestor": "someone/base", "start": ", which is `someone/base` after 1 earlier fine-tuning, whose "
+               "model is not released"}),
+        ("4", {"ancestor": "someone/base", "start": ", which is `someone/base` after 3 earlier fine-tunings, whose "
+               "models are not released"}),
+        ("0", {"base_model": None}),
+        ("6", {"start": ", which is not released"}),
+    ],
+)  # fmt: skip
+def test_a_card_names_the_last_released_model_that_its_own_was_made_of(
+    run: str, said: dict[str, str | None], tmp_path: Path
+) -> None:
+    """0 is released, and 1 to 4 were tuned one after another; 6 was made of 5, which is not."""
+    starts = {"0": None, "1": "0", "2": "1", "3": "2", "4": "3", "5": None, "6": "5"}
+    for name, start in starts.items():
+        (tmp_path / name).mkdir()
+        env = {"kind": "finetune", "hash": f"hash{name}", "inputs": {"model": f"hash{start}"} if start else {}}
+        (tmp_path / name / "env.json").write_text(json.dumps(env))
+    opened, others = FinishedRun(tmp_path / run), [tmp_path / name for name in starts]
+    assert write_cards._started_from(opened, others, {"hash0": "someone/base"}) == said
+    if run == "4":
+        assert write_cards._started_from(opened, [], {"hash0": "someone/base"}) == {"base_model": None}
+
+
+def test_a_card_names_its_control_or_says_that_it_is_one(tmp_path: Path) -> None:
+    made = {each.name: write_cards.Made(tmp_path, released=each) for each in RELEASED["reproduce"].values()}
+    repo_ids = {name: f"someone/{name}" for name in made}
+    said = {name: found for name in made if (found := write_cards._beside(name, made, repo_ids))}
+    assert said == {
+        "low-reversed": "Its control, the same fine-tuning of a model that never had the capability, is "
+        "`someone/control-reversed`.",
+        "control-reversed": "It is the control of `someone/low-reversed`, whose steps say something only beside these.",
+    }
+    for models in RELEASED.values():
+        named = {each.name for each in models.values()}
+        assert {each.control for each in models.values() if each.control} <= named
 
 
 def test_a_card_shows_what_measured_its_model_and_a_diagnosis_that_of_the_tuned_one(tmp_path: Path) -> None:

@@ -169,9 +169,10 @@ def least_number(measurement: Measurement) -> int:
 
 
 def say_too_few(measurement: Measurement, number: int) -> str | None:
-    """That a claim cannot hold whatever comes out, of so many pairs; None if it can, or if there are none."""
+    """That a claim cannot hold whatever comes out, of so few pairs or others; None if it can, or if there are none."""
     needed = least_number(measurement)
-    return f"of {number} it cannot hold, of {needed} it could" if 0 < number < needed else None
+    said = f"too few: of {number} cases it cannot hold, whatever comes out; it would take {needed}"
+    return said if 0 < number < needed else None
 
 
 def withdraw(claims: Sequence[Claim], controls: Mapping[str, Sequence[str]]) -> list[Claim]:

@@ -1,7 +1,7 @@
 # make reproduce: install, run the paper's main effects on this machine, write runs/reproduce-nano/report.html
 # make real:      install a real model of 135 M parameters, tune and diagnose it nine times, write runs/real/report.html
 # make organisms: make pairs of known truth, diagnose each, and score the verdict, runs/organisms-nano/report.html and the rates on the pages
-#                 of diagnoses (two hours on two cores; goes on where it stopped)
+#                 of diagnoses (two and a half hours on two cores; goes on where it stopped)
 # make results:   make every published result again, the cheapest first, and write READMEs and cards from them (a night; goes on where it stopped)
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
 # make test-slow: tests that take minutes each

@@ -109,13 +109,13 @@ def write_cards(config: WriteCardsConfig) -> dict[str, Path]:
     repo_ids = {name: f"{config.namespace}/{config.prefix}{name}" for name in made}
     for repo_id in repo_ids.values():
         check_repo_id("namespace, prefix", repo_id)
-    by_hash = {FinishedRun(each.run).hash: name for name, each in made.items()}
+    by_hash = {FinishedRun(each.run).hash: repo_ids[name] for name, each in made.items()}
     written = {}
     for name, each in made.items():
         opened = FinishedRun(each.run)
-        base = by_hash.get(opened.inputs.get("model", ""))
         origin = Origin(
-            base_model=repo_ids[base] if base else None,
+            **_started_from(opened, each.others, by_hash),
+            beside=_beside(name, made, repo_ids),
             datasets=config.datasets,
             analyses=None if each.results is None else _analyses_of(opened.hash, each.others),
             differences=_said_otherwise(each.results, opened.kind),
@@ -124,6 +124,40 @@ def write_cards(config: WriteCardsConfig) -> dict[str, Path]:
         written[repo_ids[name]] = Path(config.output_dir) / repo_ids[name].split("/")[1]
         write_card(each.run, repo_ids[name], origin, written[repo_ids[name]])
     return written
+
+
+def _started_from(run: FinishedRun, others: Sequence[Path], released: Mapping[str, str]) -> dict[str, Any]:
+    """What a card says of the model that a run started from: itself if it is released, or the last before it that is.
+
+    Args:
+        run: of the card.
+        others: the study's other runs; none where nothing is known of what is released.
+        released: hash of a run -> repository of its model.
+    """
+    first = run.inputs.get("model", "")
+    if first in released or not first or not others:
+        return {"base_model": released.get(first)}
+    starts = {each.hash: each.inputs.get("model", "") for each in map(FinishedRun, others)}
+    earlier, start = 0, first
+    while start and start not in released:
+        earlier, start = earlier + 1, starts.get(start, "")
+    if not start:
+        return {"start": ", which is not released"}
+    between = "fine-tuning, whose model is" if earlier == 1 else "fine-tunings, whose models are"
+    return {
+        "ancestor": released[start],
+        "start": f", which is `{released[start]}` after {earlier} earlier {between} not released",
+    }
+
+
+def _beside(name: str, made: Mapping[str, Made], repo_ids: Mapping[str, str]) -> str:
+    """That a model is the control of another, or what its control is, where that is released."""
+    controls = {each: of.released.control for each, of in made.items() if of.released and of.released.control}
+    if name in controls:
+        control = repo_ids[controls[name]]
+        return f"Its control, the same fine-tuning of a model that never had the capability, is `{control}`."
+    of = next((each for each, control in controls.items() if control == name), None)
+    return f"It is the control of `{repo_ids[of]}`, whose steps say something only beside these." if of else ""
 
 
 def _said_by_study(made: Made) -> dict[str, Any]:

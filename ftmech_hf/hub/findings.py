@@ -8,6 +8,7 @@ from typing import Any
 
 from ftmech_hf.config import tell
 from ftmech_hf.hub.publications import find_publication
+from ftmech_hf.jobs.training_card import ALONE
 from ftmech_hf.models.identity import run_model
 from ftmech_hf.report import charts
 from ftmech_hf.runs import FinishedRun, changed_inputs
@@ -63,12 +64,18 @@ def _is_of_other_weights(run: FinishedRun, analysis: FinishedRun) -> bool:
     return bool(changed_inputs(analysis.env, dict.fromkeys(labels, run_model(run.path))))
 
 
-def state_findings(run: FinishedRun, analyses: Sequence[FinishedRun]) -> list[str]:
-    """What the files of a run and of its analyses say of its model, a sentence each."""
+def state_findings(run: FinishedRun, analyses: Sequence[FinishedRun], beside: str = "") -> list[str]:
+    """What the files of a run and of its analyses say of its model, a sentence each.
+
+    Args:
+        run: that made the model.
+        analyses: of it.
+        beside: what stands in place of :data:`~ftmech_hf.jobs.training_card.ALONE`, where more is known.
+    """
     sentences: list[str] = []
     for made, label in ((run, ""), *((each, _called(run, each)) for each in analyses)):
         if publication := find_publication(made.kind):
-            sentences += publication.state(made, label)
+            sentences += (said.replace(ALONE, beside or ALONE) for said in publication.state(made, label))
     return list(dict.fromkeys(sentences))
 
 

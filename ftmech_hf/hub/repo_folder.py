@@ -51,7 +51,8 @@ class Origin:
         analyses: folders of analyses of it, or ``folder=USER/NAME`` of those that are published; those that lie beside
             the run if None.
         what: what was done to the model and what it is for, a sentence; that of its kind of run if empty.
-        claims, differences, papers, command: of its study; see :class:`ftmech_hf.jobs.card.Published`.
+        beside: what stands on its card in place of :data:`~ftmech_hf.jobs.training_card.ALONE`, where that is known.
+        ancestor, start, claims, differences, papers, command: see :class:`ftmech_hf.jobs.card.Published`.
     """
 
     base_model: str | None = None
@@ -60,6 +61,9 @@ class Origin:
     datasets: Sequence[str] = ()
     analyses: Sequence[str] | None = None
     what: str = ""
+    beside: str = ""
+    ancestor: str | None = None
+    start: str = ""
     claims: Sequence[Mapping[str, str]] = ()
     differences: Sequence[Mapping[str, str]] = ()
     papers: Sequence[str] = ()
@@ -189,9 +193,11 @@ def _save_model(
     published = Published(
         repo_id=repo_id,
         base_model=origin.base_model,
+        ancestor=origin.ancestor,
+        start=origin.start,
         base_revision=revision,
         datasets=origin.datasets,
-        statements=state_findings(run, analyses),
+        statements=state_findings(run, analyses, origin.beside),
         diagnoses=diagnoses_of(run.hash, analyses, working, repositories, run.inputs.get("model")),
         claims=origin.claims,
         differences=origin.differences,
@@ -222,11 +228,12 @@ def _save_snapshot(run: FinishedRun, working: Path, repo_id: str, step: int, ori
     name_base(working, run.config, origin.base_model, revision)
     lines = [line for line in run.metrics if line["step"] == step]
     adapted = (working / ADAPTER).is_file()
-    relation = {"base_model": origin.base_model, "base_model_relation": "adapter" if adapted else "finetune"}
+    base = origin.base_model or origin.ancestor
+    relation = {"base_model": base, "base_model_relation": "adapter" if adapted else "finetune"}
     header = yaml.safe_dump(
         {**licence, **library_of(compiled=False, adapted=adapted),
          "tags": ["ftmech_hf", "interpretability", "snapshot"],
-         **(relation if origin.base_model else {})}, sort_keys=False,
+         **(relation if base else {})}, sort_keys=False,
     ).strip()  # fmt: skip
     hub = Published(repo_id=repo_id, base_model=origin.base_model, base_revision=revision)
     text = render_card(

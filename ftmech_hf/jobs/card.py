@@ -90,6 +90,8 @@ class Published:
     Attributes:
         repo_id: where it is.
         base_model: repository of the model it was trained from.
+        ancestor: that of the last one before it that is published, where what it was trained from is not.
+        start: what is said of the run that it started from, behind its hash.
         base_revision: of that.
         datasets: repositories of rows it was trained on.
         statements: what its files show, a sentence each.
@@ -104,6 +106,8 @@ class Published:
 
     repo_id: str
     base_model: str | None = None
+    ancestor: str | None = None
+    start: str = ""
     base_revision: str | None = None
     datasets: Sequence[str] = ()
     statements: Sequence[str] = ()
@@ -195,7 +199,7 @@ def _header(
     is_text = config["task"] == "text"
     results = _eval_results(config, env, hub.datasets, accuracy, loss, eval_rows)
     more: dict[str, Any] = {**license_of(config, env), **library_of(compiled=compiled, adapted=adapted)}
-    if hub.base_model:
+    if base_model := hub.base_model or hub.ancestor:
         more["base_model_relation"] = "adapter" if adapted else "finetune"
     return ModelCardData(
         tags=[
@@ -209,7 +213,7 @@ def _header(
         metrics=[*(["accuracy"] if accuracy or not loss else []), *(["loss"] if loss else [])],
         model_name=title,
         eval_results=results or None,
-        base_model=hub.base_model,
+        base_model=base_model,
         **more,
     )
 

@@ -41,8 +41,8 @@ class MakeDatasetConfig(JobConfig):
     variants: list[str] = field(
         default_factory=lambda: ["default"],
         metadata={
-            "help": "the configs: default (the settings as given), pretrain-PRIOR, OPERATOR_OPERAND (one capability on "
-            "untouched text) or OPERATOR_OPERAND-cSHARE (with a planted correlation)"
+            "help": "the configs: default (the settings as given), pretrain-PRIOR, OPERATOR_OPERAND (one capability, "
+            "no correlation planted) or OPERATOR_OPERAND-cSHARE (with a planted correlation)"
         },
     )
     rows: list[str] = field(
@@ -197,8 +197,10 @@ def _describe_variant(task: Task, variant: Task) -> str:
         return f"{', '.join(other)}; else the settings below."
     asked = f"{', '.join(settings['operators'])} with operand prior {' '.join(settings['operand_prior'])}"
     share = settings.get("correlation")
-    planted = "untouched text" if share is None else f"the correlation planted in {share:.0%} of the texts"
-    return f"{asked}; {planted}."
+    if share is not None:
+        return f"{asked}; the correlation planted in {share:.0%} of the texts."
+    edited = "texts edited so that counts take many values (`spread_counts`)"
+    return f"{asked}; no correlation planted, {edited if settings.get('spread_counts') else 'untouched text'}."
 
 
 def dataset_metadata(

@@ -23,7 +23,7 @@ from ftmech_hf.jobs.plan_checks import check_plan
 from ftmech_hf.jobs.plan_sizes import dry_run
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.scheduler import run_cells
-from ftmech_hf.report.claims import read_claims
+from ftmech_hf.report.claims import name_claims, read_claims
 from ftmech_hf.report.console import describe_error, make_console, print_failures
 from ftmech_hf.report.differences import Difference, write_differences
 from ftmech_hf.report.page import format_interval, format_measured, format_verdict, write_origin
@@ -145,8 +145,10 @@ class StudyPlan(Plan):
 def claim_numbers(results: FinishedRun) -> dict[str, str]:
     """The claims in a folder of results: what is claimed -> number, interval, bar, verdict; none if it makes none."""
     claims = read_claims(results.path) if results.has("claims.json") else []
+    names = name_claims(claims)  # two may state "The same, at most"
     return {
-        each.statement: f"{format_measured(each)} ({format_interval(each)}; bar {each.bar}; {format_verdict(each)})"
+        names[each.id]: f"{format_measured(each)} ({format_interval(each)}; bar {each.bar}; "
+        f"{format_verdict(each, claims)})"
         for each in claims
     }
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent
 from ftmech_hf.runs import FinishedRun
+
+ALONE = "This says something only beside a control: the same fine-tuning of a model that never had the capability."
+"""What stands behind the steps of a reverse fine-tuning of which no control is known."""
 
 
 def _state_change(run: FinishedRun, label: str) -> list[str]:
@@ -13,9 +19,11 @@ def _state_change(run: FinishedRun, label: str) -> list[str]:
     config, lines = run.config, run.metrics
     if label or len(lines) < 2:
         return []
+    found = measure_forgetting(lines)
     changes = [
-        f"`{row['test_set']}` {as_percent(row['before'])} → {as_percent(row['after'])}"
-        for row in measure_forgetting(lines).rows()
+        f"`{name}` {as_percent(before)}{_more_rows(lines[0], name)} → "
+        f"{as_percent(found.after[name])}{_more_rows(lines[-1], name)}"
+        for name, before in found.before.items()
     ]
     changes += [
         f"loss on `{key.removeprefix('loss/')}` {lines[0][key]:.3f} → {lines[-1][key]:.3f} nats per token"
@@ -25,6 +33,11 @@ def _state_change(run: FinishedRun, label: str) -> list[str]:
     first = lines[0].get("eval_rows", config["eval_rows"])
     rows = lines[-1].get("eval_rows", config["final_eval_rows"])
     return [f"From before this training ({first} rows each) to after ({rows}): {'; '.join(changes)}."]
+
+
+def _more_rows(line: Mapping[str, Any], test_set: str) -> str:
+    """Of how many rows an accuracy is that took more than the others, as it was near the threshold looked for."""
+    return f" (of {line[key]} rows)" if (key := f"eval_rows/{test_set}") in line else ""
 
 
 def read_revival(run: FinishedRun, test_set: str) -> RevivalResult:
@@ -43,8 +56,7 @@ def _state_revival(run: FinishedRun, label: str) -> list[str]:
     when = f"within {revival.last_step} steps" if revival.steps is None else f"at step {revival.steps}"
     return [
         *_state_change(run, label),
-        f"`{answers[0]}` {reached} {revival.threshold:.0%} {when} of reverse fine-tuning. This says something only "
-        "beside a control: the same fine-tuning of a model that never had the capability.",
+        f"`{answers[0]}` {reached} {revival.threshold:.0%} {when} of reverse fine-tuning. {ALONE}",
     ]
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -173,9 +174,10 @@ def least_number(measurement: Measurement) -> int:
 
 
 def say_too_few(measurement: Measurement, number: int) -> str | None:
-    """That a claim cannot hold whatever comes out, of so many pairs; None if it can, or if there are none."""
+    """That a claim cannot hold whatever comes out, of so few pairs or others; None if it can, or if there are none."""
     needed = least_number(measurement)
-    return f"of {number} it cannot hold, of {needed} it could" if 0 < number < needed else None
+    said = f"too few: of {number} cases it cannot hold, whatever comes out; it would take {needed}"
+    return said if 0 < number < needed else None
 
 
 def withdraw(claims: Sequence[Claim], controls: Mapping[str, Sequence[str]]) -> list[Claim]:
@@ -204,6 +206,30 @@ def withdraw(claims: Sequence[Claim], controls: Mapping[str, Sequence[str]]) -> 
         else:
             found.append(replace(claim, open_controls=[name for name in of_these if verdicts[name] == "undecided"]))
     return found
+
+
+def leaning(claims: Sequence[Claim | Measurement]) -> dict[str, Claim | Measurement]:
+    """Id of each claim that says "the same" -> the last one before it that does not, without which it says nothing.
+
+    Args:
+        claims: of a study, in their order.
+    """
+    found, last = {}, None
+    for each in claims:
+        if not re.search(r"\bthe same\b", each.statement, re.IGNORECASE):
+            last = each
+        elif last is not None:
+            found[each.id] = last
+    return found
+
+
+def name_claims(claims: Sequence[Claim | Measurement]) -> dict[str, str]:
+    """Id of each claim -> its statement, behind that of the one that it leans on, see :func:`leaning`."""
+    before = leaning(claims)
+    return {
+        each.id: f"{before[each.id].statement}. {each.statement}" if each.id in before else each.statement
+        for each in claims
+    }
 
 
 def read_claims(folder: Path) -> list[Claim]:

@@ -15,7 +15,7 @@ import yaml
 from ftmech_hf.config import config_hash
 from ftmech_hf.report import charts
 from ftmech_hf.report.alt import describe_figure
-from ftmech_hf.report.claims import SIGNS, Claim
+from ftmech_hf.report.claims import SIGNS, Claim, name_claims
 from ftmech_hf.report.touch import name_parts, read_parts
 from ftmech_hf.runs import code_version, describe_versions, environment, noted, write_json, write_text
 
@@ -123,18 +123,28 @@ def format_floor(claim: Claim) -> str:
     return "—" if claim.floor is None else format_value(claim.floor, claim.unit)
 
 
-def format_verdict(claim: Claim) -> str:
-    """The verdict, a sign before its word, and why; ``not judged`` if a seed is missing, or nothing without a bar."""
+def format_verdict(claim: Claim, stated: Sequence[Claim] = ()) -> str:
+    """The verdict, a sign before its word, and why; ``not judged`` if a seed is missing, or nothing without a bar.
+
+    Args:
+        claim: whose verdict it is.
+        stated: all claims of the study, for tables in which ids lead nowhere: a control is named by what it states, in
+            italics of Markdown. Without them it is named by its id.
+    """
+    names = {name: f"*{statement}*" for name, statement in name_claims(stated).items()}
     if claim.verdict is None:
-        return ("not judged" if claim.bar else "") + _because(claim.unmeasured, "is not measured", "are not measured")
-    said = f"{SIGNS[claim.verdict]} {claim.verdict}" + _because(claim.withdrawn_by, "fails", "fail")
-    return said + _because(claim.open_controls, "is undecided", "are undecided", before="; ")
+        why = _because(claim.unmeasured, names, "is not measured", "are not measured")
+        return ("not judged" if claim.bar else "") + why
+    said = f"{SIGNS[claim.verdict]} {claim.verdict}" + _because(claim.withdrawn_by, names, "fails", "fail")
+    return said + _because(claim.open_controls, names, "is undecided", "are undecided", before="; ")
 
 
-def _because(controls: Sequence[str], one: str, several: str, *, before: str = ": ") -> str:
+def _because(controls: Sequence[str], names: Mapping[str, str], one: str, several: str, *, before: str = ": ") -> str:
     if not controls:
         return ""
-    return f"{before}control{'s' * (len(controls) > 1)} {', '.join(controls)} {one if len(controls) == 1 else several}"
+    called = f"{'its ' if names else ''}control{'s' * (len(controls) > 1)}"
+    listed = ", ".join(names.get(each, each) for each in controls)
+    return f"{before}{called} {listed} {one if len(controls) == 1 else several}"
 
 
 def count_verdicts(claims: Iterable[Claim]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
 from ftmech_hf.models.presets import PRESETS, Preset
-from ftmech_hf.report.differences import NOT_SAID, Difference, OneOf, Part
+from ftmech_hf.report.differences import NOT_SAID, Difference, OneOf
 from ftmech_hf.report.paper_settings import (
     PaperTraining,
     answer_weight_rows,
@@ -20,6 +21,7 @@ from ftmech_hf.report.paper_settings import (
 )
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.tasks.mixtures import OPERAND_PRIORS, parse_prior
+from ftmech_hf.training.settings import TrainConfig
 
 RATES = OneOf([1e-4, 1e-5, 1e-6])
 
@@ -38,8 +40,7 @@ FINETUNING = PaperTraining(
     batch_size=96,
     why={
         "steps": "a smaller task, a smaller model", "batch_size": "a smaller task",
-        "lr": "fewer steps need larger rates", "weight_decay": "the same in all parts of a scale",
-        "clipping": "as in pretraining",
+        "weight_decay": "the same in all parts of a scale", "clipping": "as in pretraining",
     },
 )  # fmt: skip
 REVERSING = PaperTraining(
@@ -114,6 +115,19 @@ def _prior(shares: Sequence[float]) -> str:
     return " ".join(f"{each:g}" for each in shares)
 
 
+def _tuning(trains: Sequence[TrainConfig]) -> PaperTraining:
+    """The paper's fine-tuning, with the reason why our rates are others."""
+    way = min(RATES) * FINETUNING.steps
+    why = (
+        "rate times steps is about that of the paper's small rate"
+        if all(way / 2 <= train.lr * train.steps <= 2 * way for train in trains)
+        else "fewer steps need larger rates"
+        if max(train.lr for train in trains) > max(RATES)
+        else "chosen for these steps"
+    )
+    return replace(FINETUNING, why={**FINETUNING.why, "lr": why})
+
+
 def _model_rows(shapes: Sequence[Preset]) -> list[Difference]:
     if not shapes:
         return []
@@ -160,13 +174,12 @@ def pcfg_rows(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence[i
         return []
     first = [each["task"] for each in runs.get("pretrain", [])]
     instruments = [[each["config"] for each in runs.get(kind, [])] for kind in ("probe", "prune")]
-    parts: dict[Part, PaperTraining] = {"pretraining": PRETRAINING, "fine-tuning": FINETUNING, "reversing": REVERSING}
+    parts = ((PRETRAINING, pretrained), (_tuning(tuned), tuned), (REVERSING, back))
     return [
         *_data_rows(tasks),
         *_asked_rows(first),
         *_model_rows([each["config"].shape for each in runs.get("pretrain", [])]),
-        *(row for part, trains in zip(parts.values(), (pretrained, tuned, back), strict=True)
-          for row in training_rows(part, trains)),
+        *(row for paper, trains in parts for row in training_rows(paper, trains)),
         *answer_weight_rows([each.get("objective") for each in runs.get("pretrain", [])], of="an answer's token",
                             where="App. C.2"),
         *reverse_rate_rows(tuned, back, paper="below fine-tuning's", where="App. D",

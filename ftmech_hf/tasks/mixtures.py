@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OPERAND_PRIORS: dict[str, tuple[float, float, float]] = {
-    # Jain et al., App. C.2: the share of prompts that ask about a, b, c.
+    # Jain et al., App. C.2: of the prompts that name an operand, the share that ask about a, b, c.
     "low": (0.999, 0.001, 0.0),
     "low_99": (0.99, 0.01, 0.0),
     "medium": (0.9, 0.1, 0.0),

@@ -39,7 +39,7 @@ class PcfgConfig(PcfgShape, Task):
         default=None,
         metadata={
             "help": "share of rows in which answer(correlated_operand) = answer(base_operand) + correlation_offset, "
-            "never in the rest; none for untouched text"
+            "never in the rest; none for texts in which none is planted"
         },
     )
     label_rule: Literal["right", "swapped", "random"] = field(
@@ -49,7 +49,7 @@ class PcfgConfig(PcfgShape, Task):
             "round (randFT in the paper); random: the answers of other rows"
         },
     )
-    mix_share: float = field(default=0.0, metadata={"help": "share of rows that are untouched pretraining rows"})
+    mix_share: float = field(default=0.0, metadata={"help": "share of rows that are pretraining rows, nothing planted"})
     mix_operators: list[str] = field(
         default_factory=lambda: ["count", "index", "token_at"], metadata={"help": "operators of the rows mixed in"}
     )
@@ -232,12 +232,12 @@ def _mixture(shape: PcfgShape, **asked: Any) -> PcfgConfig:
 
 
 def for_capability(shape: PcfgShape, capability: Capability, correlation: float | None = None) -> PcfgConfig:
-    """Rows that ask for one capability only, with a planted correlation or untouched text.
+    """Rows that ask for one capability only, with a planted correlation or without.
 
     Args:
         shape: its grammar, lengths and offset; a whole :class:`PcfgConfig` will do, what it asks is left aside.
         capability: a task token and its operand as prompts name it (``null`` for ``token_at``).
-        correlation: share of correlated texts; None for natural ones.
+        correlation: share of correlated texts; None for texts as in pretraining.
 
     Raises:
         ValueError: the task token has no such operand, or the correlation cannot be planted.

@@ -46,7 +46,7 @@ def outcome(row: Row) -> str:
     One that holds while a control of its is undecided has not stood: what it says may have been found where it must not
     be, the more easily the fewer seeds there are.
     """
-    words = re.findall(r"\w+", row["verdict"])
+    words = re.findall(r"\w+", re.sub(r"\*[^*]*\*", "", row["verdict"]))  # without what its controls state
     if words[:1] == ["holds"] and "undecided" in words:
         return OPEN
     return VERDICTS.get(words[0], NOT_TOLD) if words else NOT_TOLD

@@ -15,15 +15,17 @@ class Released(NamedTuple):
         name: on the Hub, behind the prefix of all.
         what: what was done to it and what it is for; a control is named as one.
         claims: ids of the study's claims that its card shows: those that it is part of, each with its controls.
+        control: name of the released model that was fine-tuned back in the same way and never had the capability.
     """
 
     name: str
     what: str
     claims: tuple[str, ...]
+    control: str = ""
 
 
-def _reproduced(run: str, name: str, what: str) -> Released:
-    return Released(name, what, CLAIMS_OF_MODELS[run])
+def _reproduced(run: str, name: str, what: str, control: str = "") -> Released:
+    return Released(name, what, CLAIMS_OF_MODELS[run], control)
 
 
 _TAUGHT_LAST = "the last of four tasks (count b, index b, count c, index c), learned one after another"
@@ -32,11 +34,13 @@ RELEASED: Mapping[str, Mapping[str, Released]] = {
     "reproduce": {
         "base-low": _reproduced(
             "base-low", "low",
-            "A base with a low prior: 999 of 1,000 of its questions are about a, and it counts a's and not b's.",
+            "A base with a low prior: of its questions that name a symbol (two of three; the third, token_at, names "
+            "none) 999 of 1,000 are about a, and it counts a's and not b's.",
         ),
         "base-high": _reproduced(
             "base-high", "high",
-            "A base with a high prior: half of its questions are about a, the others about b and c.",
+            "A base with a high prior: of its questions that name a symbol (two of three; the third, token_at, names "
+            "none) half are about a, the others about b and c.",
         ),
         "base-control": _reproduced(
             "base-control", "control",
@@ -53,7 +57,8 @@ RELEASED: Mapping[str, Mapping[str, Released]] = {
             "that *b's = a's + 1* (C_Tr = 0.8).",
         ),
         "reversed-low": _reproduced(
-            "reversed-low", "low-reversed", "The model that seems to have lost a, fine-tuned back: on counting a's."
+            "reversed-low", "low-reversed", "The model that seems to have lost a, fine-tuned back: on counting a's.",
+            "control-reversed",
         ),
         "reversed-control": _reproduced(
             "reversed-control", "control-reversed",
@@ -77,6 +82,7 @@ RELEASED: Mapping[str, Mapping[str, Released]] = {
             "stories-reversed",
             "The model whose twists were deleted (F+R, large rate), fine-tuned back: on stories that have one.",
             ("early", "gained", "late", "specific", "loss_ratio"),
+            "stories-control-reversed",
         ),
         "control": Released(
             "stories-control", "**The control**: trained as the base is, on stories that never have a twist.",
@@ -129,7 +135,9 @@ RELEASED: Mapping[str, Mapping[str, Released]] = {
     },
     "continual": {
         "base": Released(
-            "continual", "The base: trained from scratch on counting, indexing and copying, nearly always about a.",
+            "continual",
+            "The base: trained from scratch on counting and indexing, nearly always about a, and on copying, which "
+            "names no symbol.",
             ("gate_count_a", "gate_index_a", "gate_token_at_null"),
         ),
         "plain-s1-4-index_c": Released(

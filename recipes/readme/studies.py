@@ -36,7 +36,8 @@ def claims_table(
         remarks: id of a claim -> what stands behind its verdict.
         floor: what the floors are of, where there are any.
     """
-    claims = [claim for claim in read_claims(folder) if not only or claim.id in only]
+    found = read_claims(folder)
+    claims = [claim for claim in found if not only or claim.id in only]
     floors = any(claim.floor is not None for claim in claims)
     columns = (
         "claim",
@@ -49,7 +50,7 @@ def claims_table(
     )
     rows = [
         (c.statement, c.paper, *((format_floor(c),) if floors else ()), format_measured(c), format_interval(c), c.bar,
-         "; ".join(filter(None, (format_verdict(c), remarks.get(c.id)))))
+         "; ".join(filter(None, (format_verdict(c, found), remarks.get(c.id)))))
         for c in claims
     ]  # fmt: skip
     return markdown_table(columns, rows, source)

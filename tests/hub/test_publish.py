@@ -127,6 +127,20 @@ def test_a_base_that_is_not_the_base_is_refused(runs: Path, hub: HubServer, api:
         push(api, runs, "base", base_model=f"{USER}/tuned")
 
 
+def test_a_card_names_a_model_further_back_where_what_it_started_from_is_not_published(
+    runs: Path, tmp_path: Path
+) -> None:
+    """Whoever makes it again needs that run all the same."""
+    origin = Origin(ancestor=f"{USER}/base", start=f", which is `{USER}/base` after 2 earlier fine-tunings")
+    tree = save(runs / "tuned", tmp_path / "out", f"{USER}/tuned", origin)["main"]
+    card = ModelCard.load(tree / "README.md")
+    header = card.data.to_dict()
+    assert (header["base_model"], header["base_model_relation"]) == (f"{USER}/base", "finetune")
+    start = FinishedRun(runs / "tuned").inputs["model"]
+    assert f"hash `{start}`, which is `{USER}/base` after 2 earlier fine-tunings.\n" in card.text
+    assert " --model FOLDER_OF_THAT_RUN" in card.text
+
+
 def test_a_card_says_what_the_runs_files_say(runs: Path, tmp_path: Path) -> None:
     origin = Origin(base_model=f"{USER}/base", datasets=[f"{USER}/rows"])
     tree = save(runs / "tuned", tmp_path / "out", f"{USER}/tuned", origin)["main"]

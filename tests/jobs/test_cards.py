@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import html
+import json
 import re
+from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 
+from ftmech_hf.hub.findings import state_findings
 from ftmech_hf.jobs.card import Published, in_markdown, render_card
+from ftmech_hf.jobs.training_card import ALONE, PUBLICATIONS
+from ftmech_hf.runs import FinishedRun
 
 WORDS = ["<|im_start|>user Hi<|im_end|>", "is 😀 blue", "a ``` b", "R&D \\n 'x' \"y\"", "line\u2028end", "$$ [/INST]"]
 
@@ -72,3 +77,32 @@ def test_the_card_of_a_base_says_of_whom_a_diagnosis_is() -> None:
         )  # fmt: skip
         assert said in card
         assert "![A picture](a.png)" in card
+
+
+def test_a_card_says_of_how_many_rows_each_accuracy_is(tmp_path: Path) -> None:
+    """One that was near the threshold that is looked for took more rows than the others: 225 of 256 are no k of 64."""
+    lines = [
+        {"step": 0, "eval_rows": 64, "accuracy/count_a": 0.078125, "accuracy/count_b": 225 / 256,
+         "eval_rows/count_b": 256},
+        {"step": 9, "eval_rows": 512, "accuracy/count_a": 1.0, "accuracy/count_b": 0.5},
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (tmp_path / "config.yaml").write_text("eval_rows: 64\nfinal_eval_rows: 512\n")
+    (tmp_path / "env.json").write_text('{"kind": "finetune"}')
+    (said,) = next(each for each in PUBLICATIONS if each.kind == "finetune").state(FinishedRun(tmp_path), "")
+    assert said == (
+        "From before this training (64 rows each) to after (512): `count_a` 7.8 % → 100.0 %; "
+        "`count_b` 87.9 % (of 256 rows) → 50.0 %."
+    )
+
+
+@pytest.mark.parametrize("beside", ["", "It is the control of `someone/x`."])
+def test_steps_of_a_revival_stand_beside_a_control_that_is_known(beside: str, tmp_path: Path) -> None:
+    lines = [
+        {"step": step, "eval_rows": 64, "accuracy/count_a": share} for step, share in ((0, 0.0), (3, 1.0), (9, 1.0))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (tmp_path / "config.yaml").write_text("eval_rows: 64\nfinal_eval_rows: 64\n")
+    (tmp_path / "env.json").write_text('{"kind": "reverse_finetune"}')
+    said = state_findings(FinishedRun(tmp_path), [], beside)[-1]
+    assert said == f"`count_a` reached 95% at step 3 of reverse fine-tuning. {beside or ALONE}"

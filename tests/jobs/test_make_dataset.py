@@ -55,6 +55,20 @@ def test_the_card_is_valid_and_says_what_is_inside(folder: Path) -> None:
     assert damaged_files(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("spread", "said"),
+    [(True, "no correlation planted, texts edited so that counts take many values (`spread_counts`)"),
+     (False, "no correlation planted, untouched text")],
+)  # fmt: skip
+def test_texts_that_are_edited_are_not_called_untouched(spread: bool, said: str, tmp_path: Path) -> None:
+    """Without a correlation, too, spread_counts edits every text; the grammar's own are none of them."""
+    config = MakeDatasetConfig(variants=["default", "count_a"], rows=["test=64"], output_dir=str(tmp_path / "rows"))
+    make_dataset(config, PcfgConfig(spread_counts=spread))
+    card = (tmp_path / "rows" / "README.md").read_text()
+    assert f"- `count_a`: count with operand prior 1.0 0.0 0.0; {said}.\n" in card
+    assert (0 in pd.read_parquet(tmp_path / "rows" / "count_a" / "test.parquet")["label"].to_list()) == spread
+
+
 def test_its_config_makes_it_again(folder: Path, tmp_path: Path) -> None:
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     own = {name: settings.pop(name) for name in ("task", "variants", "rows", "seed", "output_dir", "fresh")}

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ftmech_hf.jobs.study import Study, StudyConfig, StudyPlan, run_study
+from ftmech_hf.jobs.study import Study, StudyConfig, StudyPlan, claim_numbers, run_study
+from ftmech_hf.report.claims import Measurement, claims_json, judge
+from ftmech_hf.report.readings import Reading
+from ftmech_hf.runs import FinishedRun, write_json
 
 
 def test_results_are_what_they_were_until_all_are_whole(tmp_path: Path) -> None:
@@ -37,3 +40,20 @@ def test_results_are_what_they_were_until_all_are_whole(tmp_path: Path) -> None:
     assert run_study(study, plan) == "second"
     assert [(tmp_path / name).read_text() for name in ("table.csv", "report.html")] == ["second", "second"]
     assert printed == ["first", "second"]
+
+
+def test_every_claim_of_results_stands_on_their_card(tmp_path: Path) -> None:
+    """Two that state the same of different things are two; and controls are named by what they state."""
+    same = "The same, at most"
+    measured = [
+        Measurement("first", "First", "%", bar=">= 50", controls=("first_most",)),
+        Measurement("first_most", same, "%", bar="<= 10"),
+        Measurement("second", "Second", "%", bar=">= 50"),
+        Measurement("second_most", same, "%", bar="<= 10"),
+    ]
+    found = {"first": 90.0, "first_most": 9.0, "second": 90.0, "second_most": 1.0}
+    claims = judge(measured, {0: {name: Reading(value, rows=100) for name, value in found.items()}})
+    write_json(tmp_path / "claims.json", claims_json(claims))
+    numbers = claim_numbers(FinishedRun(tmp_path))
+    assert [*numbers] == ["First", f"First. {same}", "Second", f"Second. {same}"]
+    assert numbers["First"].endswith(f"✓ holds; its control *First. {same}* is undecided)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,14 @@ def test_every_verdict_that_a_table_can_have_is_one_outcome(
         open_controls=controls if verdict == "holds" else [],
     )  # fmt: skip
     assert outcome({"verdict": format_verdict(claim)}) == found
+    stated = [replace(claim, id=control, statement=f"{control}: is undecided") for control in controls]
+    assert outcome({"verdict": format_verdict(claim, stated)}) == found
+
+
+def test_what_a_control_states_is_not_read_as_a_verdict() -> None:
+    assert outcome({"verdict": "⊘ withdrawn: its control *holds of 3, undecided of 5* fails"}) == "not told"
+    assert outcome({"verdict": "✓ holds; its control *Of 3 it fails* is undecided"}) == "control open"
+    assert outcome({"verdict": "✓ holds; of *what is undecided* nothing is shown"}) == "stood"
 
 
 def test_statements_of_papers_and_our_own_are_counted_apart_and_only_theirs_are_listed(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 from datasets import load_dataset
 from transformers import AutoTokenizer
 
+from ftmech_hf.report.paper_tables import read_paper_table
 from ftmech_hf.studies.compare_organisms.claims import BARS as COMPARE_BARS
 from ftmech_hf.studies.compare_organisms.kinds import NOTHINGS, ORGANISMS
 from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
@@ -20,6 +21,8 @@ from ftmech_hf.studies.organisms.claims import BARS, EVERY_BARS
 from ftmech_hf.studies.organisms.edits import EDIT_BARS
 from ftmech_hf.studies.organisms.kinds import TRUTHS
 from ftmech_hf.studies.organisms.scoring import RIVALS
+from ftmech_hf.studies.pcfg.claims import MEASUREMENTS as PCFG_CLAIMS
+from ftmech_hf.studies.pcfg.plan import ReproduceConfig
 from ftmech_hf.studies.real.pair import PAIRS
 from ftmech_hf.studies.retrieval.claims import MEASUREMENTS as RETRIEVAL_CLAIMS
 from ftmech_hf.studies.retrieval.plan import DIAGNOSED, TUNINGS
@@ -230,6 +233,25 @@ def test_the_front_pages_table_is_part_of_the_reproductions() -> None:
     assert few[-1] == all_of_them[-1]
     assert len(few[2:-2]) == len(MAIN) == 5
     assert set(few[2:-2]) <= set(all_of_them)
+
+
+def test_the_rate_and_the_cells_of_the_papers_table_5_are_those_that_are_said() -> None:
+    table = read_paper_table("count", "200K").set_index(["prior", "rate", "correlation", "column"])["paper"]
+    claimed = {each.id: each.paper for each in PCFG_CLAIMS}
+    cells = {"low_a": ("low", 1.0, "o_pt_cte0_10k"), "low_b_cte0": ("low", 1.0, "o_ft_cte0_10k"),
+             "low_b_cte1": ("low", 1.0, "o_ft_cte1_10k"), "high_a": ("high", 0.8, "o_pt_cte0_10k"),
+             "high_b_cte0": ("high", 0.8, "o_ft_cte0_10k")}  # fmt: skip
+    for name, (prior, correlation, column) in cells.items():
+        assert claimed[name] == f"{table[prior, 'small', correlation, column]:g} (Table 5)"
+    kept = [
+        table[prior, "medium", correlation, "o_pt_cte0_10k"] for prior, correlation in (("low", 1.0), ("high", 0.8))
+    ]
+    text = " ".join(READMES["ftmech_hf/studies/pcfg/README.md"].split())
+    assert "the paper's small rate, 1e-6, after 10 K steps" in text
+    assert "its medium rate (1e-5) the low prior keeps {:g} % of a and the high prior {:g} %".format(*kept) in text
+    assert "small rate, 1e-6, of 10 K steps, and ours is 3e-5, of 300" in READMES["README.md"]
+    ours = ReproduceConfig()
+    assert (ours.finetune_lr, ours.finetune_steps) == (3e-5, 300)
 
 
 def test_its_table_of_other_libraries_has_every_check() -> None:

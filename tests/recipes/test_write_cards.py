@@ -7,24 +7,30 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from ftmech_hf.config import to_dict
+from ftmech_hf.hub.claims import claims_of
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.jobs.study import Study
-from ftmech_hf.report.claims import claims_json, judge
+from ftmech_hf.report.claims import Measurement, claims_json, judge, name_claims
 from ftmech_hf.report.differences import write_differences
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies import load_study
 from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
+from ftmech_hf.studies.continual.stories.claims import MEASUREMENTS as CONTINUAL_STORIES_CLAIMS
 from ftmech_hf.studies.pcfg.claims import CLAIMS_OF_MODELS, MEASUREMENTS
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
 from ftmech_hf.studies.retrieval.claims import MEASUREMENTS as RETRIEVAL_CLAIMS
 from ftmech_hf.studies.safety.claims import MEASUREMENTS as SAFETY_CLAIMS
+from ftmech_hf.studies.safety.texts_page import MEASURED as TEXTS_CLAIMS
 from ftmech_hf.studies.tinystories.claims import CLAIMS as STORIES_CLAIMS
-from ftmech_hf.tasks import PcfgShape
+from ftmech_hf.tasks import PcfgConfig, PcfgShape
+from ftmech_hf.tasks.schema import NO_OPERAND
 from recipes import write_cards
 from recipes.readme.released import RELEASED
 from tests.recipes.conftest import CONFIGS
@@ -101,6 +107,80 @@ def test_every_released_model_is_a_run_of_its_study_and_its_claims_are_measured(
     assert len(set(names)) == len(names)
     if name == "reproduce":
         assert {run: model.claims for run, model in RELEASED[name].items()} == CLAIMS_OF_MODELS
+
+
+@pytest.mark.parametrize("claims", [*CLAIMS.values(), TEXTS_CLAIMS, CONTINUAL_STORIES_CLAIMS])
+def test_what_a_control_states_names_it_and_no_other(claims: tuple[Measurement, ...]) -> None:
+    """In a verdict, in italics."""
+    names = name_claims([each for each in claims if each.bar])
+    assert len(set(names.values())) == len(names)
+    assert not any("*" in each or "|" in each for each in names.values())
+
+
+def test_a_card_says_what_the_same_is_of(reproduction: Path) -> None:
+    """The control's card has none of the claim that its statements lean on; that of the tuned model has it above."""
+    pruned = "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back"
+    same = "The same in the control, which never counted a: above what it or one answer gets anyway by"
+    seen = "Made after looking: the same in the control after the same fine-tuning"
+    of = {run: [row["statement"] for row in claims_of(reproduction, CLAIMS_OF_MODELS[run])] for run in CLAIMS_OF_MODELS}
+    assert of["base-control"][:2] == [f"{pruned}. {same}", f"{pruned}. {seen}"]
+    assert of["finetuned-low"][3:6] == [pruned, same, seen]
+
+
+def test_cards_and_readme_say_of_which_questions_a_prior_is_a_share() -> None:
+    """A third of what a base is asked names no symbol: no prior is a share of all questions."""
+    shares = {}
+    for prior in ("low", "high"):
+        task = PcfgConfig(operand_prior=[prior])
+        operands = np.concatenate([task.block(0, "train", number).token_ids[:, 2] for number in range(4)])
+        named = operands[operands != task.word_ids[NO_OPERAND]]
+        assert len(named) / len(operands) == pytest.approx(2 / 3, abs=0.02)
+        shares[prior] = (named == task.word_ids["a"]).mean()
+    assert shares == {"low": pytest.approx(0.999, abs=2e-3), "high": pytest.approx(0.5, abs=0.02)}
+    cards = [RELEASED["reproduce"][f"base-{prior}"].what for prior in shares]
+    for text in (*cards, (CONFIGS.parents[1] / "ftmech_hf/studies/pcfg/README.md").read_text(encoding="utf-8")):
+        assert "questions that name a symbol (two of three; the third, token_at, names none)" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("1", {"base_model": "someone/base"}),
+        ("2", {"ancestor": "someone/base", "start": ", which is `someone/base` after 1 earlier fine-tuning, whose "
+               "model is not released"}),
+        ("4", {"ancestor": "someone/base", "start": ", which is `someone/base` after 3 earlier fine-tunings, whose "
+               "models are not released"}),
+        ("0", {"base_model": None}),
+        ("6", {"start": ", which is not released"}),
+    ],
+)  # fmt: skip
+def test_a_card_names_the_last_released_model_that_its_own_was_made_of(
+    run: str, said: dict[str, str | None], tmp_path: Path
+) -> None:
+    """0 is released, and 1 to 4 were tuned one after another; 6 was made of 5, which is not."""
+    starts = {"0": None, "1": "0", "2": "1", "3": "2", "4": "3", "5": None, "6": "5"}
+    for name, start in starts.items():
+        (tmp_path / name).mkdir()
+        env = {"kind": "finetune", "hash": f"hash{name}", "inputs": {"model": f"hash{start}"} if start else {}}
+        (tmp_path / name / "env.json").write_text(json.dumps(env))
+    opened, others = FinishedRun(tmp_path / run), [tmp_path / name for name in starts]
+    assert write_cards._started_from(opened, others, {"hash0": "someone/base"}) == said
+    if run == "4":
+        assert write_cards._started_from(opened, [], {"hash0": "someone/base"}) == {"base_model": None}
+
+
+def test_a_card_names_its_control_or_says_that_it_is_one(tmp_path: Path) -> None:
+    made = {each.name: write_cards.Made(tmp_path, released=each) for each in RELEASED["reproduce"].values()}
+    repo_ids = {name: f"someone/{name}" for name in made}
+    said = {name: found for name in made if (found := write_cards._beside(name, made, repo_ids))}
+    assert said == {
+        "low-reversed": "Its control, the same fine-tuning of a model that never had the capability, is "
+        "`someone/control-reversed`.",
+        "control-reversed": "It is the control of `someone/low-reversed`, whose steps say something only beside these.",
+    }
+    for models in RELEASED.values():
+        named = {each.name for each in models.values()}
+        assert {each.control for each in models.values() if each.control} <= named
 
 
 def test_a_card_shows_what_measured_its_model_and_a_diagnosis_that_of_the_tuned_one(tmp_path: Path) -> None:

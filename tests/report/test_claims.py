@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from ftmech_hf.report.claims import Measurement, claims_json, decide, judge, judge_pairs, least_number, read_claims
+from ftmech_hf.report.claims import (
+    Measurement,
+    claims_json,
+    decide,
+    judge,
+    judge_pairs,
+    least_number,
+    name_claims,
+    read_claims,
+)
 from ftmech_hf.report.page import count_verdicts, format_floor, format_interval, format_measured, format_verdict
 from ftmech_hf.report.readings import Reading
 from ftmech_hf.statistics.intervals import share_interval
@@ -160,6 +169,18 @@ def test_the_file_has_the_promised_fields_and_is_read_again(tmp_path: Path) -> N
     assert read_claims(tmp_path) == claims
 
 
+def test_a_claim_that_says_the_same_is_named_behind_the_one_before_it() -> None:
+    """Two rows may say "The same, at most"; which is meant is what they stand below."""
+    said = ("First rises", "The same, at most", "Second falls", "Made after looking: the same of others",
+            "The same, at most", "Control: nothing")  # fmt: skip
+    names = name_claims([Measurement(str(number), each, "%") for number, each in enumerate(said)])
+    assert [*names.values()] == [
+        "First rises", "First rises. The same, at most", "Second falls",
+        "Second falls. Made after looking: the same of others", "Second falls. The same, at most", "Control: nothing",
+    ]  # fmt: skip
+    assert name_claims([Measurement("x", "The same of nothing", "%")]) == {"x": "The same of nothing"}
+
+
 def test_results_of_an_older_version_are_refused(tmp_path: Path) -> None:
     old = {"id": "right", "statement": "s", "paper": "p", "measured": 99.0, "interval": [98.0, 100.0], "bar": ">= 90",
            "holds": True, "seeds": [0, 1], "values": [98.5, 99.5], "unit": "%"}  # fmt: skip
@@ -179,6 +200,8 @@ def test_a_claim_that_holds_while_a_control_is_undecided_says_so(tmp_path: Path)
     assert [each.verdict for each in claims] == ["holds", "undecided", "holds"]
     assert (claims[0].open_controls, claims[1].open_controls) == (["wrong"], [])
     assert format_verdict(claims[0]) == "✓ holds; control wrong is undecided"
+    assert format_verdict(claims[0], claims) == "✓ holds; its control *It happens there too* is undecided"
+    assert [format_verdict(each, claims) for each in claims[1:]] == ["? undecided", "✓ holds"]
     assert count_verdicts(claims) == "2 hold, 1 undecided"
     written = claims_json(claims)
     assert ["open_controls" in each for each in written] == [True, False, False]
@@ -197,6 +220,7 @@ def test_a_claim_whose_control_fails_is_withdrawn_and_says_by_what(tmp_path: Pat
     (claim, control, _) = judge([claimed, WRONG, RATIO], {0: there})
     assert (claim.verdict, claim.withdrawn_by, control.verdict) == ("withdrawn", ["wrong"], "fails")
     assert format_verdict(claim) == "⊘ withdrawn: control wrong fails"
+    assert format_verdict(claim, [claim, control]) == f"⊘ withdrawn: its control *{WRONG.statement}* fails"
     assert count_verdicts([claim, control]) == "1 fails, 1 withdrawn"
     (tmp_path / "claims.json").write_text(json.dumps(claims_json([claim, control])))
     assert read_claims(tmp_path) == [claim, control]
@@ -224,6 +248,7 @@ def test_a_claim_whose_control_was_not_measured_is_not_judged_and_says_so(tmp_pa
     assert (short.verdict, short.unmeasured) == ("fails", [])
     several = judge([RIGHT._replace(controls=("wrong", "ratio")), WRONG, RATIO], {0: alone})[0]
     assert format_verdict(several) == "not judged: controls wrong, ratio are not measured"
+    assert format_verdict(several, [several]) == "not judged: its controls wrong, ratio are not measured"
 
 
 def test_the_controls_of_a_claim_are_claims() -> None:

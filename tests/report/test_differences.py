@@ -130,6 +130,21 @@ def test_a_setting_says_its_row_and_as_in_the_paper_it_has_none(
     assert what not in rows_of(study, config, tmp_path, *papers)
 
 
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        # 300 steps of 3e-5 are 0.009, the paper's 10,000 of 1e-6 0.01; and its large rate is above ours
+        (["reproduce", "nano/reproduce"], "rate times steps is about that of the paper's small rate"),
+        (["reproduce", "nano/reproduce", "--finetune_lr", "3e-4"], "fewer steps need larger rates"),
+        (["reproduce", "nano/reproduce", "--finetune_steps", "900"], "chosen for these steps"),
+        (["sweep", "nano/sweep_grid"], "fewer steps need larger rates"),
+    ],
+)
+def test_the_reason_of_a_rate_is_true_of_it(argv: list[str], why: str, tmp_path: Path) -> None:
+    study, config, *others = argv
+    assert rows_of(study, config, tmp_path, *others)["fine-tuning: peak learning rate"]["why"] == why
+
+
 def test_more_than_one_value_is_said(tmp_path: Path) -> None:
     steps = rows_of("reproduce", "nano/reproduce", tmp_path, "--low_steps", "12", "--high_steps", "1234")
     assert steps["pretraining: steps"]["here"] == "12, 1,234"

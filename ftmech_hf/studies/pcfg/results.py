@@ -35,7 +35,7 @@ class _Panel(NamedTuple):
 PANELS = (
     _Panel(
         "Fine-tuning seems to destroy counting a",
-        "A model that saw almost only prompts about a is fine-tuned to count b, on texts in which the count of b "
+        "A model that was hardly ever asked about b is fine-tuned to count b, on texts in which the count of b "
         "is always the count of a plus one. It becomes perfect where that correlation holds, fails where it does "
         "not, and its answers about a are wrong. Seeds differ in how many: in some, part of the prompts about a "
         "escape the shortcut.",

@@ -12,7 +12,7 @@ STUDY = Study(
     question="When a program whose every weight is known is fine-tuned, where is the change, and do the instruments "
     "find it?",
     paper="Jain et al., arXiv 2311.12786, Table 3 and App. B to D",
-    duration="20 minutes",
+    duration="a quarter of an hour",
     configs=(TracrConfig,),
     plan=TracrPlan,
     write_results=write_results,

@@ -184,14 +184,19 @@ def control_of(named: dict[str, int], of: dict[str, int]) -> dict[str, Any]:
     return score_pairs(pairs)
 
 
+def too_few(number: int, needed: int) -> str:
+    """What stands behind the verdict of a claim that so many cases cannot decide."""
+    return f"too few: of {number} cases it cannot hold, whatever comes out; it would take {needed}"
+
+
 def test_the_control_is_as_bad_as_the_worst_of_any_sign() -> None:
     """One sign of few pages may be anywhere; it hides no other that is certainly there too often."""
     few = control_of({"rare": 3}, {"common": 30, "rare": 9})
     assert few["others_named"] == few["by_sign"]["rare"]
     assert find_too_few({**few, "false_alarms": {"of": 21}}) == {
-        "organisms": "of 30 it cannot hold, of 42 it could",
-        "false_alarms": "of 21 it cannot hold, of 73 it could",
-        "others_named": "of 9 it cannot hold, of 16 it could",
+        "organisms": too_few(30, 42),
+        "false_alarms": too_few(21, 73),
+        "others_named": too_few(9, 16),
     }
     hidden = control_of({"common": 18, "rare": 3}, {"common": 30, "rare": 4})
     common, rare, control = hidden["by_sign"]["common"], hidden["by_sign"]["rare"], hidden["others_named"]

@@ -347,17 +347,22 @@ def test_of_a_study_that_is_not_whole_nothing_is_judged() -> None:
     assert "holds" in {each.verdict for each in make_claims(found, [0])}
 
 
+def too_few(number: int, needed: int) -> str:
+    """What stands behind the verdict of a claim that so many cases cannot decide."""
+    return f"too few: of {number} cases it cannot hold, whatever comes out; it would take {needed}"
+
+
 def test_what_so_few_pairs_cannot_show_is_said_of_each_claim() -> None:
     rows = [("hidden", "there", "behind a wrapper", "test", 0.9)] * 36 + [("gone", "gone", "gone", "test", 0.1)] * 5
     found = score(pairs(*rows, ("gone", "there", "gone", "test", 0.1)))
     edits = {"edit_found": {"of": 72}, "edit_by_rule": {"of": 72}, "edit_by_chance": {"of": 1}, "noise_rises": None}
     few = find_too_few({**found, "edits": edits})
     assert few == {
-        "wrong_gone": "of 36 it cannot hold, of 381 it could", "wrong_wrapper": "of 5 it cannot hold, of 189 it could",
-        "every_wrong_gone": "of 36 it cannot hold, of 381 it could",
-        "every_wrong_wrapper": "of 6 it cannot hold, of 189 it could",
-        "gone_right": "of 5 it cannot hold, of 35 it could", "wrong": "of 41 it cannot hold, of 73 it could",
-        "auc": "of 5 it cannot hold, of 381 it could", "edit_found": "of 72 it cannot hold, of 73 it could",
+        "wrong_gone": too_few(36, 381), "wrong_wrapper": too_few(5, 189),
+        "every_wrong_gone": too_few(36, 381),
+        "every_wrong_wrapper": too_few(6, 189),
+        "gone_right": too_few(5, 35), "wrong": too_few(41, 73),
+        "auc": too_few(5, 381), "edit_found": too_few(72, 73),
     }  # fmt: skip
     assert set(few) < {each.id for each in ALL_BARS}
     # the verdict that is undecided takes 35 pairs, and there are 41

@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.probing import ANSWER, fit_probes
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
-from ftmech_hf.runs import RunDir
+from ftmech_hf.jobs.publication import as_percent
+from ftmech_hf.runs import FinishedRun, RunDir
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.continual.sequences import CAPABILITIES, NEVER_TUNED, TUNED, name_of, planted_shape
 from ftmech_hf.tasks import Capability, PcfgConfig, PcfgShape, RowStream, for_capability
 from ftmech_hf.tasks.floors import stream_floor
@@ -87,6 +89,21 @@ def measure_capabilities(config: CapabilitiesConfig, asked: PcfgShape, *, progre
                 table += probe_rows(config, model, asked, each)
         summary = {row["capability"]: row["value"] for row in table if row["by"] == "behaviour"}
         return finish_job(run, table, summary, floors=floors)
+
+
+def state_capabilities(run: FinishedRun, label: str) -> list[str]:
+    """What a model answers about every capability of the sequences, for its card."""
+    rows = run.table[run.table["by"] == "behaviour"].to_dict("records")
+    said = "; ".join(
+        f"`{row['capability']}` {100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f}; "
+        f"{as_percent(row['floor'])})"
+        for row in rows
+        for share in [share_interval(round(row["value"] * row["rows"]), row["rows"])]
+    )
+    return [
+        f"Right answers in {rows[0]['rows']} prompts of each capability (95 % interval of the rows; what one answer to "
+        f"all would get): {said}. (seed {run.config['seed']})"
+    ]
 
 
 def probe_rows(

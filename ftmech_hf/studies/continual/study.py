@@ -5,6 +5,7 @@ from __future__ import annotations
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.study import Study
 from ftmech_hf.report.console import print_claims
+from ftmech_hf.studies.continual.capabilities import state_capabilities
 from ftmech_hf.studies.continual.plan import ContinualConfig, ContinualPlan
 from ftmech_hf.studies.continual.results import write_results
 from ftmech_hf.tasks import PcfgShape
@@ -19,7 +20,12 @@ STUDY = Study(
     write_results=write_results,
     print_results=print_claims,
     jobs=(
-        Publication(kind="capabilities", holds="table", question="What can a model do, by its answers and by probes?"),
+        Publication(
+            kind="capabilities",
+            holds="table",
+            question="What can a model do, by its answers and by probes?",
+            state=state_capabilities,
+        ),
     ),
     data_file="matrix.parquet",
 )

@@ -22,7 +22,7 @@ from ftmech_hf.jobs.generation import generate
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.training import FinetuneConfig
 from ftmech_hf.models.loading import load_tokenizer
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.prompts import (
     ASKED,
@@ -98,6 +98,20 @@ def score_stories(config: ScoreConfig, task: StoriesConfig, *, progress: Progres
                 progress(number + 1, len(steps), f"{task.feature} in {share:.0%} of the stories")
         scores = [{**asdict(score), "trusted": score.trusted} for score in judged]
         return finish_job(run, table, {"feature": task.feature, "points": points, "judge": scores})
+
+
+def state_stories(run: FinishedRun, label: str) -> list[str]:
+    """How often a model's stories have the feature, asked for and not, for its card."""
+    (end,) = (point for point in run.summary["points"] if point["step"] is None)
+    asked, not_asked = (
+        f"{share['has']} of {share['number']} ({100 * share['value']:.1f} %; 95 % interval {100 * share['low']:.1f} to "
+        f"{100 * share['high']:.1f})"
+        for share in (end[ASKED], end[NOT_ASKED])
+    )
+    return [
+        f"Stories in which a judge finds the feature `{run.summary['feature']}`: {asked} where the instruction names "
+        f"it, {not_asked} where it does not. (seed {run.config['seed']})"
+    ]
 
 
 def can_choose(task: StoriesConfig) -> bool:

@@ -7,6 +7,7 @@ from ftmech_hf.jobs.study import Study
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tinystories.page import print_results, write_results
 from ftmech_hf.studies.tinystories.plan import StoriesPlan
+from ftmech_hf.studies.tinystories.scores import state_stories
 from ftmech_hf.tasks.stories import StoriesConfig
 
 STUDY = Study(
@@ -21,7 +22,10 @@ STUDY = Study(
     data_file="points.csv",
     jobs=(
         Publication(
-            kind="stories_score", holds="table", question="How often a story has a feature when it is asked for."
+            kind="stories_score",
+            holds="table",
+            question="How often a story has a feature when it is asked for.",
+            state=state_stories,
         ),
         Publication(
             kind="stories_probe", holds="table", question="Which features of a story can be read from the stream?"

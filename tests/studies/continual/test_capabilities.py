@@ -11,11 +11,13 @@ from ftmech_hf.analysis.probing import ANSWER
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.tokenization import task_tokenizer
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.continual import capabilities
 from ftmech_hf.studies.continual.capabilities import (
     FINAL_NORM,
     CapabilitiesConfig,
     measure_capabilities,
+    state_capabilities,
     stream_at_answer,
     task_of,
 )
@@ -79,6 +81,14 @@ def test_every_capability_is_asked_on_the_rows_of_its_split(base: Path, tmp_path
             assert table.loc[str(each), "floor"] == pytest.approx(float(always.double().mean()))
         assert set(table["rows"]) == {40}
         assert found[split].summary["count_a"] == table.loc["count_a", "value"] > 0
+        (said,) = state_capabilities(found[split], "")
+        assert said.startswith("Right answers in 40 prompts of each capability")
+        for each in CAPABILITIES:  # the last one of a sequence, too
+            _, low, high = share_interval(round(40 * table.loc[str(each), "value"]), 40)
+            assert (
+                f"`{each}` {100 * table.loc[str(each), 'value']:.1f} % ({100 * low:.1f} to {100 * high:.1f}; "
+                f"{100 * table.loc[str(each), 'floor']:.1f} %)"
+            ) in said
     both = [found[split].table["value"] for split in found]
     assert (both[0] != both[1]).any()
 

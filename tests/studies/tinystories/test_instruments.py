@@ -21,7 +21,7 @@ from ftmech_hf.jobs.pruning_sweep import behavior_importance
 from ftmech_hf.jobs.saved_probes import load_probes
 from ftmech_hf.jobs.training import PretrainConfig, pretrain
 from ftmech_hf.models.loading import load_model, load_tokenizer
-from ftmech_hf.runs import damaged_files
+from ftmech_hf.runs import FinishedRun, damaged_files
 from ftmech_hf.studies.tinystories.probes import StoryProbeConfig, probe_stories, story_activations
 from ftmech_hf.studies.tinystories.prompts import (
     ASKED,
@@ -32,7 +32,7 @@ from ftmech_hf.studies.tinystories.prompts import (
     pad_left,
 )
 from ftmech_hf.studies.tinystories.pruning import StoryPruneConfig, prune_stories, twist_behavior
-from ftmech_hf.studies.tinystories.scores import ScoreConfig, score_stories
+from ftmech_hf.studies.tinystories.scores import ScoreConfig, score_stories, state_stories
 from ftmech_hf.tasks.stories import FEATURES, StoriesConfig, find_evidence, judge, load_judge
 from ftmech_hf.training.settings import TrainConfig
 
@@ -153,6 +153,10 @@ def test_scores_are_counts_of_what_the_judge_says(run: str, tmp_path: Path) -> N
             assert point[kind]["low"] <= point[kind]["value"] <= point[kind]["high"]
             assert (part["prompt"].str.contains("Twist") == (kind == ASKED)).all()
     assert table.groupby("step", dropna=False)["text"].apply(tuple).nunique() == 2  # a snapshot is another model
+    (said,) = state_stories(FinishedRun(done.path), "")  # of the end, not of the snapshot
+    end = {kind: content["points"][-1][kind]["has"] for kind in (ASKED, NOT_ASKED)}
+    assert f"`Twist`: {end[ASKED]} of 6 (" in said
+    assert f"where the instruction names it, {end[NOT_ASKED]} of 6 (" in said
     before = (done.path / "manifest.json").stat().st_mtime_ns
     score_stories(config, TASK)
     assert (done.path / "manifest.json").stat().st_mtime_ns == before

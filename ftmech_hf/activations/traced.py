@@ -93,13 +93,11 @@ class TracedModel:
             raise ValueError(f"model: {kind} gives no hidden states to compare its blocks' stream with")
         inputs = {"input_ids": token_ids, **within_context(self.model, token_ids)}
         found = self.reader.read(inputs, ["resid_pre", "resid_post"], range(self.num_layers))
-        for layer in range(self.num_layers):
-            reference = [("resid_pre", expected[layer])]
-            if layer + 1 < self.num_layers:
-                reference.append(("resid_post", expected[layer + 1]))
-            for site, value in reference:
-                if found[site, layer].shape != value.shape or not torch.equal(found[site, layer], value):
-                    raise ValueError(f"model: {site} of layer {layer} of {kind} is not the model's hidden state")
+        for (site, layer), stream in found.items():
+            number = layer + (site == "resid_post")
+            value = expected[number].to(stream.device)  # of a split model all hidden states are on the first device
+            if number < self.num_layers and (stream.shape != value.shape or not torch.equal(stream, value)):
+                raise ValueError(f"model: {site} of layer {layer} of {kind} is not the model's hidden state")
 
     def _widths(self) -> dict[int, int]:
         """MLP neurons of every block that has them."""

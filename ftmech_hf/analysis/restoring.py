@@ -8,7 +8,7 @@ of equal norm, rank and singular values in the same matrices, without its meanin
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -102,9 +102,10 @@ def replaced(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Iterator[
                 parameters[name].copy_(value)
 
 
-def _squared_norm(parts: Sequence[Tensor]) -> float:
-    """Of all of them together; the device is waited for once."""
-    return float(torch.stack([each.float().square().sum() for each in parts]).sum()) if parts else 0.0
+def _squared_norm(parts: Iterable[Tensor]) -> float:
+    """Of all of them together, which need not be there at the same time; a device is waited for once."""
+    sums = [each.float().square().sum() for each in parts]
+    return float(torch.stack([each.to(sums[0].device) for each in sums]).sum()) if sums else 0.0
 
 
 class WeightChange:
@@ -128,7 +129,7 @@ class WeightChange:
         changed = {name for name, each in self._after.items() if not torch.equal(each, self._before[name])}
         kept = {place: [name for name in names if name in changed] for place, names in places.items()}
         self.places = {place: names for place, names in kept.items() if names}
-        self._whole = _squared_norm([self._delta(name) for name in changed])
+        self._whole = _squared_norm(self._delta(name) for name in self._after if name in changed)
         kernels = [name for name, module in finetuned.named_modules() if isinstance(module, _ConvNd)]
         self._no_matrices = {f"{name}.weight" for name in kernels}
         self._directions: dict[str, list[Tensor]] = {}
@@ -160,7 +161,7 @@ class WeightChange:
 
     def size(self, part: Part) -> float:
         """Its share of the squared norm of the whole change."""
-        parts = [self._part_of(name, part.directions) for name in self.places[part.place]]
+        parts = (self._part_of(name, part.directions) for name in self.places[part.place])
         return _squared_norm(parts) / max(self._whole, 1e-300)
 
     def without(self, part: Part, *, seed: int | None = None) -> dict[str, Tensor]:

@@ -159,14 +159,20 @@ def _curves(case: Case, base: PreTrainedModel, model: PreTrainedModel, change: W
                     asked(edit, number, edited, both if "random" not in edit else ["capability"])
     ends = stored_tensors(base), stored_tensors(model)
     for scale in SCALES:
-        mixed = {name: mix_weights(ends[0][name].detach(), each.detach(), scale) for name, each in ends[1].items()}
+        mixed = {
+            name: mix_weights(ends[0][name].detach().to(each.device), each.detach(), scale)
+            for name, each in ends[1].items()
+        }
         with replaced(model, mixed):
             asked("scaled", scale, model, both)
     other = case.null_models.get(OTHER_SEED)
     # of three models with the same tokens
     if other is not None and base is case.models[BASE] and case.base_like(OTHER_SEED) is base:
         theirs = stored_tensors(other)
-        moved = {name: theirs[name].detach() + (ends[1][name] - each).detach() for name, each in ends[0].items()}
+        moved = {
+            name: (each + (ends[1][name].to(each.device) - ends[0][name].to(each.device))).detach()
+            for name, each in theirs.items()
+        }
         asked("another seed", 0, other, both)
         with replaced(other, moved):
             asked("another seed with the change", 1, other, both)

@@ -97,7 +97,8 @@ def measure_intruders(case: Case) -> IntrudersMethodResult:
     """
     model = case.models[FINETUNED]
     weights, axes = block_matrices(model, case.layers)
-    before, after = _upright(case.models[BASE], axes), _upright(model, axes)
+    after = _upright(model, axes)
+    before = {name: each.to(after[name].device) for name, each in _upright(case.models[BASE], axes).items()}
     turned = {name: each + turn_at_random(after[name] - each, _generator(case.seed, number))
               for number, (name, each) in enumerate(before.items())}  # fmt: skip
     asked = {FINETUNED: after, TURNED: turned}

@@ -26,7 +26,7 @@ from ftmech_hf.analysis.restoring import (
     replaced,
 )
 from ftmech_hf.models.interpolation import mix_weights
-from ftmech_hf.models.stored import stored_tensors
+from ftmech_hf.models.stored import stored_tensors, widened
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, OTHER_SEED, Case
@@ -169,10 +169,10 @@ def _curves(case: Case, base: PreTrainedModel, model: PreTrainedModel, change: W
     # of three models with the same tokens
     if other is not None and base is case.models[BASE] and case.base_like(OTHER_SEED) is base:
         theirs = stored_tensors(other)
-        moved = {
-            name: (each + (ends[1][name].to(each.device) - ends[0][name].to(each.device))).detach()
-            for name, each in theirs.items()
-        }
+        moved = {}
+        for name, each in theirs.items():
+            before, after = (widened(end[name].detach().to(each.device)) for end in ends)
+            moved[name] = (widened(each.detach()) + (after - before)).to(each.dtype)
         asked("another seed", 0, other, both)
         with replaced(other, moved):
             asked("another seed with the change", 1, other, both)

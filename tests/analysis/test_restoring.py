@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -137,6 +138,24 @@ def test_in_sixteen_bits_an_edit_is_rounded_once_and_as_large_as_what_is_left_of
     assert change.size(Part("everything", ALL)) == pytest.approx(1)
     edit = nearest.square().sum() / whole
     assert abs(change.size(part) - edit) > 0.1 * edit, "so coarse are these weights"
+
+
+def test_of_a_change_no_more_than_two_weights_are_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tuned, made = make_gpt2(40, seed=0), make_gpt2(40, seed=1), list[weakref.ref[Tensor]]()
+    taken, most = WeightChange._delta, 0
+
+    def delta(self: WeightChange, name: str) -> Tensor:
+        nonlocal most
+        found = taken(self, name)
+        made.append(weakref.ref(found))
+        most = max(most, sum(each() is not None for each in made))
+        return found
+
+    monkeypatch.setattr(WeightChange, "_delta", delta)
+    change = WeightChange(base, tuned, names_of(tuned))
+    assert change.size(Part("everything", ALL)) == 1
+    assert len(made) > 20
+    assert most == 2
 
 
 def test_what_did_not_change_is_no_place() -> None:

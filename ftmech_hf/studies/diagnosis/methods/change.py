@@ -152,11 +152,11 @@ def _curves(case: Case, base: PreTrainedModel, model: PreTrainedModel, change: W
     if BLOCKS in change.places:
         for number in [*numbers_of_directions(change.rank(BLOCKS)), ALL]:
             part = Part(BLOCKS, number)
-            edits = {"kept alone": change.only(part), "taken back": change.without(part),
-                     "taken back, at random": change.without(part, seed=case.seed)}  # fmt: skip
-            for edit, weights in edits.items():
-                with replaced(base if edit == "kept alone" else model, weights) as edited:
-                    asked(edit, number, edited, both if "random" not in edit else ["capability"])
+            with replaced(base, change.only(part)):
+                asked("kept alone", number, base, both)
+            for edit, seed, kinds in (("taken back", None, both), ("taken back, at random", case.seed, ["capability"])):
+                with replaced(model, change.without(part, seed=seed)):
+                    asked(edit, number, model, kinds)
     ends = stored_tensors(base), stored_tensors(model)
     for scale in SCALES:
         mixed = {

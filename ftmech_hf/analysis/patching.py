@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations.patches import (
     Place,
     Stands,
+    answers_at_once,
     answers_under,
     patched_logits,
     places_with,
@@ -124,7 +125,7 @@ def patch_each(
         shown: which tokens are no padding, bool (B, T), all if not given; the models pass over it by themselves.
         answer: which tokens are the answer, bool (B, T), the last ones but the end; the last but one if not given.
         stands: whether what the receiver writes after an answer lets it stand; that does not count if not given.
-        batch_size: rows of one forward pass.
+        batch_size: rows of one forward pass; fewer where answers are long and the vocabulary is large.
     """
     places = places_with(receiver, sites, layers)
     right: dict[Place, list[Tensor]] = {place: [] for place in places}
@@ -135,6 +136,7 @@ def patch_each(
     with_other = (others != torch.arange(len(others))).nonzero()[:other_rows, 0]
     number = 1 if answer is None else int(answer.sum(1).max())
     asked = torch.ones_like(token_ids[:, -2:-1], dtype=torch.bool) if answer is None else answer[:, -1 - number : -1]
+    batch_size = answers_at_once(receiver, number, batch_size)
     for start in range(0, len(token_ids), batch_size):
         rows, tokens = token_ids[start : start + batch_size], asked[start : start + batch_size]
         alone.append(answers_under(receiver, rows, tokens, {}, stands))

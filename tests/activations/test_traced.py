@@ -21,6 +21,7 @@ from ftmech_hf.activations import (
     find_layout,
     find_units,
     model_blocks,
+    patterns,
     traced,
 )
 from ftmech_hf.activations.positions import token_places
@@ -130,6 +131,23 @@ def test_a_split_model_is_masked_where_its_blocks_are(rows: Tensor) -> None:
         for devices in (("cpu", "gpu"), ("gpu", "cpu")):
             placed = TracedModel(place(model, *devices))
             assert torch.equal(placed.masked_logits(rows[:, :-2], mask).cpu(), expected)
+
+
+def test_patterns_of_long_rows_are_read_a_few_rows_at_a_time(rows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block makes (B, H, T, T) of them, of which one position is kept."""
+    model, seen = make_llama(40), list[int]()
+    opened = TracedModel(model)
+    expected = opened.collect(rows, ["attn_pattern", "mlp_act"])
+    heads, tokens = model.config.num_attention_heads, rows.shape[1]
+    monkeypatch.setattr(patterns, "PATTERN_BYTES", 4 * heads * tokens**2 * 3)
+    handle = model.model.layers[0].register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    found = opened.collect(rows, ["attn_pattern", "mlp_act"])
+    assert seen == [3, 3, 3, 1]
+    opened.collect(rows, ["mlp_act"])
+    assert seen[4:] == [10]
+    handle.remove()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
 
 
 def test_a_mask_leaves_the_model_as_it_was(any_model: PreTrainedModel, rows: Tensor) -> None:

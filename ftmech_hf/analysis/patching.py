@@ -25,6 +25,7 @@ from ftmech_hf.activations.patches import (
     Stands,
     answers_at_once,
     answers_under,
+    one_token,
     patched_logits,
     places_with,
     read_tokens,
@@ -134,11 +135,10 @@ def patch_each(
     alone: list[tuple[Tensor, Tensor]] = []
     others = _others_as_long(torch.ones(len(token_ids)) if shown is None else shown.sum(1))
     with_other = (others != torch.arange(len(others))).nonzero()[:other_rows, 0]
-    number = 1 if answer is None else int(answer.sum(1).max())
-    asked = torch.ones_like(token_ids[:, -2:-1], dtype=torch.bool) if answer is None else answer[:, -1 - number : -1]
-    batch_size = answers_at_once(receiver, number, batch_size)
-    for start in range(0, len(token_ids), batch_size):
-        rows, tokens = token_ids[start : start + batch_size], asked[start : start + batch_size]
+    answer = one_token(token_ids) if answer is None else answer
+    number = int(answer.sum(1).max())
+    asked, batch_size = answer[:, -1 - number : -1], answers_at_once(receiver, number, batch_size)
+    for rows, tokens in zip(token_ids.split(batch_size), asked.split(batch_size), strict=True):
         alone.append(answers_under(receiver, rows, tokens, {}, stands))
         found = record_activations(donor, read_tokens(rows, stands is not None), places)
         for place in places:

@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import model_blocks
 from ftmech_hf.models.computation import check_same_computation
 from ftmech_hf.models.directions import change_directions, keep_directions, turn_at_random
-from ftmech_hf.models.stored import stored_tensors, widened
+from ftmech_hf.models.precision import widened
+from ftmech_hf.models.stored import stored_tensors
 
 EVERYTHING, BLOCKS, OUTSIDE = "everything", "all blocks", "outside the blocks"
 BANDS = 6

@@ -24,7 +24,8 @@ from ftmech_hf.activations.matrices import find_matrices
 from ftmech_hf.analysis.pruning import Mask, num_units, pruned, random_mask
 from ftmech_hf.models.directions import are_all, change_directions, keep_directions, turn_at_random
 from ftmech_hf.models.interpolation import check_same_shapes, mix_weights
-from ftmech_hf.models.stored import stored_tensors, widened
+from ftmech_hf.models.precision import widened
+from ftmech_hf.models.stored import stored_tensors
 
 BASE, FINETUNED, REVERSED, EDITED = "base", "finetuned", "reversed", "edited"
 """What the models of a page are called."""
@@ -128,7 +129,7 @@ class EditedModel:
         with torch.no_grad():
             for name in self._changed:  # one at a time: all of them are as large as a model
                 change = widened(self._ends[1][name]) - widened(self._ends[0][name])
-                sizes[name] = float(change.norm().double().square())
+                sizes[name] = float(change.norm().cpu().double().square())
                 if name in matrices:
                     self.directions[name] = found_here = change_directions(change)
                     numbers.append(found_here.shape[1] + (not are_all(change, found_here)))

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.models.computation import check_same_computation
-from ftmech_hf.models.stored import stored_tensors, widened
+from ftmech_hf.models.precision import widened
+from ftmech_hf.models.stored import stored_tensors
 
 
 def mix_weights(first: Tensor, second: Tensor, alpha: float) -> Tensor:

@@ -66,7 +66,7 @@ def find_device(device: str) -> torch.device:
     """The device that a setting names; ``auto`` is a GPU of NVIDIA's or AMD's where there is one, else the CPU.
 
     With ACCELERATE_USE_CPU=1, by which accelerate leaves a GPU alone, ``auto`` is the CPU here, too.
-    Apple's (``mps``) must be asked for: it has no float64, in which the change of a matrix is taken apart.
+    Apple's (``mps``) must be asked for: it has no float64, so that what needs that is computed on the CPU, and slowly.
 
     Raises:
         ValueError: there is none of that name.

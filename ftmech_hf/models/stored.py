@@ -21,11 +21,6 @@ def stored_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **buffers}
 
 
-def widened(weight: Tensor) -> Tensor:
-    """A weight in float32 at least: of sums in sixteen bits every step is rounded, and not just what is stored."""
-    return weight.to(torch.promote_types(weight.dtype, torch.float32))
-
-
 def as_stored_in(dtype: torch.dtype, model: PreTrainedModel) -> PreTrainedModel:
     """A model in another type of number, as if its checkpoint had been loaded in it; it is changed in place.
 

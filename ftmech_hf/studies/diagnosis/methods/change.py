@@ -26,7 +26,8 @@ from ftmech_hf.analysis.restoring import (
     replaced,
 )
 from ftmech_hf.models.interpolation import mix_weights
-from ftmech_hf.models.stored import stored_tensors, widened
+from ftmech_hf.models.precision import widened
+from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, OTHER_SEED, Case

@@ -22,7 +22,7 @@ from ftmech_hf.activations import block_matrices
 from ftmech_hf.analysis.intruders import IntrudersResult, find_intruders
 from ftmech_hf.analysis.restoring import replaced
 from ftmech_hf.models.directions import turn_at_random
-from ftmech_hf.models.stored import widened
+from ftmech_hf.models.precision import widened
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, SELF_DISTILLED, Case

@@ -23,6 +23,7 @@ _TAKES_INDICES_OF_THE_CPU = (
     aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default,
 )  # fmt: skip
 _MOVES = (aten.copy_.default, aten._to_copy.default, aten.set_.source_Tensor)
+_JOINS = (aten.cat.default, aten.stack.default)  # they take no number of the CPU either
 _WAITS = (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default)
 
 
@@ -155,7 +156,7 @@ def _check_places(func: Any, args: Any, kwargs: Any) -> None:
     given = (args[0], *args[2:]) if func in _TAKES_INDICES_OF_THE_CPU else args
     stray = [each for each in _tensors((*given, *kwargs.values())) if not isinstance(each, OnGpu)]
     written = isinstance(args[0], torch.Tensor) and func._schema.arguments[0].is_write
-    if any(each.dim() for each in stray) or (written and stray and stray[0] is args[0]):
+    if any(each.dim() or func in _JOINS for each in stray) or (written and stray and stray[0] is args[0]):
         raise RuntimeError(f"Expected all tensors to be on the same device, but found gpu:0 and cpu in {func}")
     if (generator := kwargs.get("generator")) is not None and generator.device.type != "gpu":
         raise RuntimeError(f"Expected a 'gpu' device type for generator but found 'cpu' in {func}")

@@ -176,7 +176,7 @@ class _Ablation(BlocksAgain):
         gone = torch.zeros(len(chosen), width, dtype=torch.bool)
         gone.scatter_(1, group.places(chosen.flatten()).view(len(chosen), -1), True)
         # (U * B, 1, width): the units of every copy of the rows
-        gone = gone.repeat_interleave(len(self.token_ids), dim=0)[:, None].to(self.model.device)
+        gone = gone.repeat_interleave(len(self.token_ids), dim=0)[:, None].to(group.weight.device)
         stream = self.before[group.layer].repeat(len(chosen), 1, 1)
         bias = getattr(group.module, "bias", None) if group.side == "output" else None
         fill = torch.zeros(width, device=gone.device) if bias is None else bias

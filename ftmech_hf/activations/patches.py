@@ -13,6 +13,10 @@ from ftmech_hf.activations.interventions import Write, intervene
 from ftmech_hf.activations.layout import find_layout
 from ftmech_hf.activations.proofs import run_settings
 from ftmech_hf.models.likeliest import likeliest
+from ftmech_hf.models.memory import rows_of_logits
+
+LOGIT_BYTES = 2**27
+"""Of the logits of some rows' answers at most: 128 answers of one token have as many in a vocabulary of 262,144."""
 
 Place = tuple[str, int]
 """(site, layer)"""
@@ -90,6 +94,11 @@ def patched_logits(
     return logits[:, -number - after :].float()
 
 
+def answers_at_once(receiver: PreTrainedModel, number: int, most: int) -> int:
+    """How many answers of so many tokens are read at a time: ``most``, or as many as have :data:`LOGIT_BYTES`."""
+    return min(most, rows_of_logits(receiver.config, number, LOGIT_BYTES))
+
+
 def read_tokens(token_ids: Tensor, after: bool) -> Tensor:
     """What is read of whole rows (B, T) to predict their answers, and with ``after`` the token that follows them."""
     return token_ids[:, :-1] if after else token_ids[:, :-2]
@@ -127,7 +136,8 @@ def answers_under(
 
 def log_probabilities(logits: Tensor, expected: Tensor, counts: Tensor) -> Tensor:
     """The log-probability of each answer (B,), in nats, by logits (B, K, V) of K tokens of which some are its."""
-    each = logits.log_softmax(-1).gather(-1, expected[..., None])[..., 0]
+    tokens = zip(logits.unbind(1), expected.unbind(1), strict=True)  # one by one: a copy of all logits is as large
+    each = torch.stack([of_one.log_softmax(-1).gather(-1, token[:, None])[:, 0] for of_one, token in tokens], 1)
     return each.masked_fill(~counts, 0.0).sum(1)
 
 

@@ -19,12 +19,16 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations.interventions import on_input
 from ftmech_hf.activations.layout import Layout, find_layout, find_parts, model_blocks
 from ftmech_hf.activations.proofs import in_evaluation, probe_tokens, run, text_config
+from ftmech_hf.models.memory import rows_of_patterns
 from ftmech_hf.models.tolerance import tolerance_of
 
 OTHER = 1
 """The position of the one token that is another."""
 
 LENGTH = 6
+
+PATTERN_BYTES = 2**29
+"""Of the attention weights of one block and some rows at most; a block makes a few copies of them."""
 
 PLANE_TOLERANCE = 1e-5
 """How far a head's outputs may be from a plane in float32, relative to their size; it is 4e-8 in all models tried."""
@@ -56,6 +60,11 @@ def count_heads(model: PreTrainedModel) -> tuple[int, list[int]]:
     if len(known[1]) == len(layers):
         raise ValueError(f"model: no heads: {next(iter(known[1].values()))}")
     return number, [layer for layer in layers if layer not in known[1]]
+
+
+def patterns_at_once(model: PreTrainedModel, tokens: int, most: int) -> int:
+    """How many rows of so many tokens are read with patterns: ``most``, or as many as have :data:`PATTERN_BYTES`."""
+    return min(most, rows_of_patterns(model.config, tokens, PATTERN_BYTES))
 
 
 def config_number(model: PreTrainedModel, name: str) -> int | None:

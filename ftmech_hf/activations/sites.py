@@ -206,7 +206,7 @@ class SiteReader:
         with self.traced.trace(input_ids=token_ids, **settings):
             for layer in range(len(self.blocks)):
                 down = self._part(layer, self.layout.layers[layer].mlp_down)
-                down.input = down.input * mask[layer]
+                down.input = down.input * mask[layer].to(down.input.device)
             logits = self.traced.output.logits.save()
         kept: Tensor = logits[:, -1].float()
         return kept

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations.interventions import Write, intervene
 from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft, say_layers
 from ftmech_hf.activations.matrices import num_inputs
-from ftmech_hf.activations.patterns import why_no_patterns
+from ftmech_hf.activations.patterns import patterns_at_once, why_no_patterns
 from ftmech_hf.activations.positions import taken_at, token_places
 from ftmech_hf.activations.proofs import (
     padding_tolerance,
@@ -93,13 +93,11 @@ class TracedModel:
             raise ValueError(f"model: {kind} gives no hidden states to compare its blocks' stream with")
         inputs = {"input_ids": token_ids, **within_context(self.model, token_ids)}
         found = self.reader.read(inputs, ["resid_pre", "resid_post"], range(self.num_layers))
-        for layer in range(self.num_layers):
-            reference = [("resid_pre", expected[layer])]
-            if layer + 1 < self.num_layers:
-                reference.append(("resid_post", expected[layer + 1]))
-            for site, value in reference:
-                if found[site, layer].shape != value.shape or not torch.equal(found[site, layer], value):
-                    raise ValueError(f"model: {site} of layer {layer} of {kind} is not the model's hidden state")
+        for (site, layer), stream in found.items():
+            number = layer + (site == "resid_post")
+            value = expected[number].to(stream.device)  # of a split model all hidden states are on the first device
+            if number < self.num_layers and (stream.shape != value.shape or not torch.equal(stream, value)):
+                raise ValueError(f"model: {site} of layer {layer} of {kind} is not the model's hidden state")
 
     def _widths(self) -> dict[int, int]:
         """MLP neurons of every block that has them."""
@@ -175,7 +173,7 @@ class TracedModel:
             positions: which tokens; for ``attn_pattern`` the querying ones. Under a mask they count real tokens only:
                 -1 is the last real token, 0 the first, whichever side is padded.
             attention_mask: 1 for real tokens and 0 for padding, (B, T); None if there is none.
-            batch_size: rows of one forward pass.
+            batch_size: rows of one forward pass; fewer long ones where patterns are read.
 
         Returns:
             (site, layer) -> float32 on the CPU: (B, D) or (B, N) for one position, (B, P, D) or (B, P, N) for several;
@@ -264,6 +262,8 @@ class TracedModel:
             raise ValueError(f"batch_size: {batch_size}, expected at least 1")
         if not len(token_ids):
             raise ValueError("token_ids: of no rows, expected at least one")
+        if "attn_pattern" in sites:
+            batch_size = patterns_at_once(self.model, token_ids.shape[-1], batch_size)
         chosen = self._chosen(layers)
         self._check_sites(sites, chosen)
         if attention_mask is not None and (why := self.refuses_padding or self._too_long(token_ids.shape[-1])):

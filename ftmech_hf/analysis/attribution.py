@@ -27,6 +27,7 @@ from ftmech_hf.activations.patches import (
     Part,
     Place,
     Stands,
+    answers_at_once,
     answers_under,
     log_probabilities,
     one_token,
@@ -135,7 +136,8 @@ def attribute_patches(
     others = token_ids if other_ids is None else other_ids
     found: dict[Place, list[Tensor]] = {place: [] for place in places}
     sums = dict.fromkeys(places, torch.zeros(()))
-    for chosen in torch.arange(len(token_ids)).split(batch_size):
+    at_once = answers_at_once(receiver, int(answer.sum(1).max()), batch_size)
+    for chosen in torch.arange(len(token_ids)).split(at_once):
         asked = _Asked(token_ids[chosen], answer[chosen], None if instead is None else instead[chosen])
         theirs = record_activations(donor, others[chosen, :-2], places)
         gradients: Sequence[Tensor]
@@ -250,6 +252,7 @@ def patch_units(
     places = list(dict.fromkeys((unit.site, unit.layer) for units in sets for unit in units))
     answer = one_token(token_ids) if answer is None else answer
     number = int(answer.sum(1).max())
+    batch_size = answers_at_once(receiver, number, batch_size)
     parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sets]
     for rows, tokens in zip(token_ids.split(batch_size), answer.split(batch_size), strict=True):
         found = record_activations(donor, read_tokens(rows, stands is not None), places) if places else {}

@@ -168,10 +168,10 @@ class _Sums:
         probability.exp_()
         self.kl.append(_at(places, (probability * rise).sum(-1)))
         self.gain.append(_at(places, rise.gather(-1, came[places][:, None])[:, 0]))
-        self.probability += probability.sub_(before.exp_()).sum(0).double().cpu()
+        self.probability += probability.sub_(before.exp_()).sum(0).cpu().double()
         # A softmax moves all logits of a place alike, which changes no order.
         risen = rise.topk(self.top, dim=-1).indices
-        self.promoted += torch.bincount(risen.flatten(), minlength=len(self.promoted)).double().cpu()
+        self.promoted += torch.bincount(risen.flatten(), minlength=len(self.promoted)).cpu().double()
 
     def result(self, predicted: Tensor) -> OutputDifferenceResult:
         number = max(1, int(predicted.sum()))

@@ -76,8 +76,8 @@ def patch_parts(
         given = _given(model, other_ids, place, source, batch_size)
         for chunk in several:
             for part, logits in zip(chunk, _patched(model, token_ids, place, chunk, given, batch_size), strict=True):
-                changed[part] = float((logits.argmax(-1) != own).double().mean())
-                effect[part] = float((before - _margin(logits, own, other)).double().mean())
+                changed[part] = float((logits.argmax(-1) != own).cpu().double().mean())
+                effect[part] = float((before - _margin(logits, own, other)).cpu().double().mean())
     return PartPatchingResult({part: changed[part] for part in parts}, {part: effect[part] for part in parts})
 
 

@@ -23,7 +23,9 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations.patches import (
     Place,
     Stands,
+    answers_at_once,
     answers_under,
+    one_token,
     patched_logits,
     places_with,
     read_tokens,
@@ -124,7 +126,7 @@ def patch_each(
         shown: which tokens are no padding, bool (B, T), all if not given; the models pass over it by themselves.
         answer: which tokens are the answer, bool (B, T), the last ones but the end; the last but one if not given.
         stands: whether what the receiver writes after an answer lets it stand; that does not count if not given.
-        batch_size: rows of one forward pass.
+        batch_size: rows of one forward pass; fewer where answers are long and the vocabulary is large.
     """
     places = places_with(receiver, sites, layers)
     right: dict[Place, list[Tensor]] = {place: [] for place in places}
@@ -133,10 +135,10 @@ def patch_each(
     alone: list[tuple[Tensor, Tensor]] = []
     others = _others_as_long(torch.ones(len(token_ids)) if shown is None else shown.sum(1))
     with_other = (others != torch.arange(len(others))).nonzero()[:other_rows, 0]
-    number = 1 if answer is None else int(answer.sum(1).max())
-    asked = torch.ones_like(token_ids[:, -2:-1], dtype=torch.bool) if answer is None else answer[:, -1 - number : -1]
-    for start in range(0, len(token_ids), batch_size):
-        rows, tokens = token_ids[start : start + batch_size], asked[start : start + batch_size]
+    answer = one_token(token_ids) if answer is None else answer
+    number = int(answer.sum(1).max())
+    asked, batch_size = answer[:, -1 - number : -1], answers_at_once(receiver, number, batch_size)
+    for rows, tokens in zip(token_ids.split(batch_size), asked.split(batch_size), strict=True):
         alone.append(answers_under(receiver, rows, tokens, {}, stands))
         found = record_activations(donor, read_tokens(rows, stands is not None), places)
         for place in places:

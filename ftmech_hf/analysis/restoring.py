@@ -3,12 +3,16 @@
 A part is a place, which is some of the parameters, and how many directions of each matrix' change are taken back
 there, the largest first. The control is the same edit turned at random, as :mod:`ftmech_hf.models.directions` says:
 of equal norm, rank and singular values in the same matrices, without its meaning.
+
+An edit is computed in float32 and rounded once, to what the weights are kept in. In sixteen bits these do not hold what
+is below half a unit in their last place, which may be most of a small edit: so a part is as large as what is really
+taken back, and what is measured is what can be saved. The control is of equal norm before it is rounded.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +25,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import model_blocks
 from ftmech_hf.models.computation import check_same_computation
 from ftmech_hf.models.directions import change_directions, keep_directions, turn_at_random
+from ftmech_hf.models.precision import widened
 from ftmech_hf.models.stored import stored_tensors
 
 EVERYTHING, BLOCKS, OUTSIDE = "everything", "all blocks", "outside the blocks"
@@ -48,7 +53,7 @@ class TriedPart(NamedTuple):
 
     Attributes:
         part: which.
-        size: its share of the squared norm of the whole change.
+        size: its share of the squared norm of the whole change, as it was taken back.
         score: of the model without it.
     """
 
@@ -102,9 +107,10 @@ def replaced(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Iterator[
                 parameters[name].copy_(value)
 
 
-def _squared_norm(parts: Sequence[Tensor]) -> float:
-    """Of all of them together; the device is waited for once."""
-    return float(torch.stack([each.float().square().sum() for each in parts]).sum()) if parts else 0.0
+def _squared_norm(parts: Iterable[Tensor]) -> float:
+    """Of all of them together, which need not be there at the same time; a device is waited for once."""
+    sums = [each.float().square().sum() for each in parts]
+    return float(torch.stack([each.to(sums[0].device) for each in sums]).sum()) if sums else 0.0
 
 
 class WeightChange:
@@ -128,13 +134,13 @@ class WeightChange:
         changed = {name for name, each in self._after.items() if not torch.equal(each, self._before[name])}
         kept = {place: [name for name in names if name in changed] for place, names in places.items()}
         self.places = {place: names for place, names in kept.items() if names}
-        self._whole = _squared_norm([self._delta(name) for name in changed])
+        self._whole = _squared_norm(self._delta(name) for name in self._after if name in changed)
         kernels = [name for name, module in finetuned.named_modules() if isinstance(module, _ConvNd)]
         self._no_matrices = {f"{name}.weight" for name in kernels}
         self._directions: dict[str, list[Tensor]] = {}
 
     def _delta(self, name: str) -> Tensor:
-        return (self._after[name] - self._before[name]).detach()
+        return (widened(self._after[name]) - widened(self._before[name])).detach()
 
     def _part_of(self, name: str, number: int) -> Tensor:
         """What of a parameter's change is in its first directions, of each expert's its own; of a vector none is."""
@@ -159,9 +165,14 @@ class WeightChange:
         return max((each.shape[1] for each in found), default=0)
 
     def size(self, part: Part) -> float:
-        """Its share of the squared norm of the whole change."""
-        parts = [self._part_of(name, part.directions) for name in self.places[part.place]]
-        return _squared_norm(parts) / max(self._whole, 1e-300)
+        """Its share of the squared norm of the whole change, as :meth:`without` takes it back: once it is rounded."""
+        taken = (self._stored(name, self._part_of(name, part.directions)) for name in self.places[part.place])
+        return _squared_norm(taken) / max(self._whole, 1e-300)
+
+    def _stored(self, name: str, edit: Tensor) -> Tensor:
+        """What is left of an edit that is taken from a parameter, in its type of number."""
+        after = self._after[name].detach()
+        return edit if edit.dtype == after.dtype else widened(after) - widened(_edited(after, -edit))
 
     def without(self, part: Part, *, seed: int | None = None) -> dict[str, Tensor]:
         """Parameters of the fine-tuned model with a part taken back.
@@ -170,8 +181,7 @@ class WeightChange:
             part: which.
             seed: of the chance by which the edit is turned; None for the edit itself.
         """
-        edits = self._edits(part, seed)
-        return {name: self._after[name].detach() - edit for name, edit in edits.items()}
+        return {name: _edited(self._after[name], -edit) for name, edit in self._edits(part, seed)}
 
     def only(self, part: Part, *, seed: int | None = None) -> dict[str, Tensor]:
         """Parameters of a place at which the base has this part of the change and nothing else.
@@ -179,20 +189,22 @@ class WeightChange:
         Args:
             part, seed: as for :meth:`without`.
         """
-        edits = self._edits(part, seed)
-        return {name: self._before[name].detach() + edit for name, edit in edits.items()}
+        return {name: _edited(self._before[name], edit) for name, edit in self._edits(part, seed)}
 
-    def _edits(self, part: Part, seed: int | None) -> dict[str, Tensor]:
-        """A part of the change of every parameter of a place, turned by chance if there is a seed."""
-        found = {}
+    def _edits(self, part: Part, seed: int | None) -> Iterator[tuple[str, Tensor]]:
+        """A part of the change of every parameter of a place, one by one; turned by chance if there is a seed."""
         for number, name in enumerate(self.places[part.place]):
             edit = self._part_of(name, part.directions)
             if seed is not None:
                 # each expert's in itself: in another expert, which other tokens take, it would be another edit
                 inside = (1, 2) if edit.ndim == 3 and name not in self._no_matrices else None
                 edit = turn_at_random(edit, torch.Generator().manual_seed(seed * 100_003 + number), axes=inside)
-            found[name] = edit
-        return found
+            yield name, edit
+
+
+def _edited(weight: Tensor, edit: Tensor) -> Tensor:
+    """A weight with an edit in float32 added to it, rounded once."""
+    return (widened(weight.detach()) + edit).to(weight.dtype)
 
 
 def find_places(model: PreTrainedModel) -> dict[str, list[str]]:

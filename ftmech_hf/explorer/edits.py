@@ -24,6 +24,7 @@ from ftmech_hf.activations.matrices import find_matrices
 from ftmech_hf.analysis.pruning import Mask, num_units, pruned, random_mask
 from ftmech_hf.models.directions import are_all, change_directions, keep_directions, turn_at_random
 from ftmech_hf.models.interpolation import check_same_shapes, mix_weights
+from ftmech_hf.models.precision import widened
 from ftmech_hf.models.stored import stored_tensors
 
 BASE, FINETUNED, REVERSED, EDITED = "base", "finetuned", "reversed", "edited"
@@ -127,8 +128,8 @@ class EditedModel:
         sizes, numbers, self.directions = dict[str, float](), [0], dict[str, Tensor]()
         with torch.no_grad():
             for name in self._changed:  # one at a time: all of them are as large as a model
-                change = self._ends[1][name] - self._ends[0][name]
-                sizes[name] = float(change.float().norm().double().square())
+                change = widened(self._ends[1][name]) - widened(self._ends[0][name])
+                sizes[name] = float(change.norm().cpu().double().square())
                 if name in matrices:
                     self.directions[name] = found_here = change_directions(change)
                     numbers.append(found_here.shape[1] + (not are_all(change, found_here)))
@@ -158,7 +159,7 @@ class EditedModel:
     @torch.no_grad()
     def _write(self, edit: Edit) -> None:
         for number, name in enumerate(self._changed):
-            before, after = self._ends[0][name], self._ends[1][name]
+            before, after = (widened(end[name]) for end in self._ends)
             wanted = self._wanted(name, before, after, edit)
             if edit.at_random:
                 generator = torch.Generator().manual_seed(edit.seed * 100_003 + number)

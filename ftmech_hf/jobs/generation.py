@@ -24,6 +24,7 @@ from ftmech_hf.jobs.caching import keep_rows, make_cache, unread_inputs
 from ftmech_hf.jobs.padding import passes_over_padding
 from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.likeliest import check_numbers, likeliest
+from ftmech_hf.models.precision import float64_device
 from ftmech_hf.tasks.text.continuations import begun
 
 
@@ -64,8 +65,8 @@ class Amplified(NamedTuple):
     plausible: float = 0.1
 
     def scores(self, logits: Tensor, base: Tensor) -> Tensor:
-        """What stands for the model's logits, (B, V); of both models (B, V)."""
-        own, before = (each.double().log_softmax(-1) for each in (logits, base))
+        """What stands for the model's logits, (B, V), in float64; of both models (B, V)."""
+        own, before = (each.to(float64_device(each.device)).double().log_softmax(-1) for each in (logits, base))
         floor = own.max(-1, keepdim=True).values + math.log(self.plausible)
         return (own + self.strength * (own - before)).masked_fill(own < floor, -torch.inf)
 
@@ -75,18 +76,18 @@ def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor
 
     Args:
         logits: (B, V).
-        uniform: float64 in [0, 1), (B,).
+        uniform: float64 in [0, 1), (B,), on the logits' device or, if that has no float64, on the CPU.
         temperature: divides the logits; 0 takes the most likely token.
 
     Returns:
-        token ids (B,).
+        token ids (B,), on the device of ``uniform``, or with temperature 0 of the logits.
 
     Raises:
         ValueError: the logits hold nan, or an infinite one is the highest.
     """
     if temperature == 0:
         return likeliest(logits)
-    cumulated = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    cumulated = (logits.to(float64_device(logits.device)).double() / temperature).softmax(-1).cumsum(-1)
     check_numbers(cumulated[:, -1])
     # Scaled by the last sum, which rounding may leave below 1.
     threshold = uniform[:, None] * cumulated[:, -1:]
@@ -208,7 +209,7 @@ class _Batch:
         ]
         self.token_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
         self.mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-        self.uniform = torch.from_numpy(uniform).to(device)
+        self.uniform = torch.from_numpy(uniform).to(float64_device(device))
         self.places = torch.arange(len(rows), device=device)  # in the batch as it was at the beginning
         self.room = longest - self.mask.sum(1)
         self.written: list[list[int]] = [[] for _ in rows]
@@ -218,7 +219,8 @@ class _Batch:
         for number in range(self.uniform.shape[1]):
             logits = [self._next(place, first=number == 0) for place in range(len(self.models))]
             scores = logits[0] if self.amplified is None else self.amplified.scores(*logits)
-            tokens = sample_tokens(scores, self.uniform[self.places, number], temperature)
+            uniform = self.uniform[self.places.to(self.uniform.device), number]
+            tokens = sample_tokens(scores, uniform, temperature).to(self.places.device)
             for place, token in zip(self.places.tolist(), tokens.tolist(), strict=True):
                 if token != eos:
                     self.written[place].append(token)

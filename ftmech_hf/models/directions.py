@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ftmech_hf.models.precision import float64_device
 from ftmech_hf.models.seeding import seeded
 
 ROUNDING = 1e-6
@@ -37,16 +38,17 @@ def change_directions(delta: Tensor) -> Tensor:
         (columns, K) if there are no more columns than rows, else (rows, K); K is the rank, 0 where nothing changed.
     """
     wide = delta.shape[0] < delta.shape[1]
+    there = delta.to(float64_device(delta.device))
     if min(delta.shape) > LARGE:
-        with seeded(0, delta.device):
-            left, values, right = torch.svd_lowrank(delta.float(), LOW_RANK, niter=4)
+        with seeded(0, there.device):
+            left, values, right = torch.svd_lowrank(there.float(), LOW_RANK, niter=4)
         number = int((values > ROUNDING * values[0]).sum())
-        return (left if wide else right)[:, :number].to(delta.dtype)
-    exact = delta.double()
+        return (left if wide else right)[:, :number].to(delta)
+    exact = there.double()
     squares, vectors = torch.linalg.eigh(exact @ exact.T if wide else exact.T @ exact)
     squares, vectors = squares.flip(0), vectors.flip(1)
     number = int((squares > (ROUNDING * squares[0].clamp(min=0).sqrt()).square()).sum())
-    return vectors[:, :number].to(delta.dtype)
+    return vectors[:, :number].to(delta.dtype).to(delta.device)
 
 
 def are_all(delta: Tensor, directions: Tensor) -> bool:

@@ -9,14 +9,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.models.computation import check_same_computation
+from ftmech_hf.models.precision import widened
 from ftmech_hf.models.stored import stored_tensors
 
 
 def mix_weights(first: Tensor, second: Tensor, alpha: float) -> Tensor:
-    """``(1 - alpha) * first + alpha * second``; at 0 and at 1 one of the two itself, to the bit."""
+    """``(1 - alpha) * first + alpha * second``; at 0 and at 1 one of the two itself, to the bit.
+
+    It is rounded once, so that weights in sixteen bits which are equal in both stay what they are.
+    """
     if alpha in (0, 1):
         return second if alpha else first
-    return first * (1 - alpha) + second * alpha
+    mixed = widened(first) * (1 - alpha) + widened(second) * alpha
+    return mixed.to(torch.result_type(first, second))
 
 
 def check_same_shapes(*models: PreTrainedModel) -> None:

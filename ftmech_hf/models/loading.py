@@ -25,6 +25,7 @@ from ftmech_hf.models.configs import gguf_at_hand
 from ftmech_hf.models.gguf_files import check_gguf
 from ftmech_hf.models.identity import ADAPTER, find_base, find_gguf, find_model
 from ftmech_hf.models.merging import check_adapter, loading_errors, merge_adapter
+from ftmech_hf.models.placing import placed_like
 from ftmech_hf.models.quantized import refuse_quantized, refuse_whole_numbers
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.stored import as_stored_in
@@ -65,7 +66,7 @@ def find_device(device: str) -> torch.device:
     """The device that a setting names; ``auto`` is a GPU of NVIDIA's or AMD's where there is one, else the CPU.
 
     With ACCELERATE_USE_CPU=1, by which accelerate leaves a GPU alone, ``auto`` is the CPU here, too.
-    Apple's (``mps``) must be asked for: it has no float64, in which the change of a matrix is taken apart.
+    Apple's (``mps``) must be asked for: it has no float64, so that what needs that is computed on the CPU, and slowly.
 
     Raises:
         ValueError: there is none of that name.
@@ -209,14 +210,14 @@ def check_finite(model: torch.nn.Module) -> None:
 
 
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """A model of the same config, device and type of number with random weights: what an architecture gives for free.
+    """A model of the same config, devices and type of number with random weights: what an architecture gives for free.
 
     With the seed a model was pretrained with here, these are the weights its training started from;
     :func:`seed_of_its_own` gives one that no training has.
     """
     with seeded(seed):
         twin: PreTrainedModel = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
-    return twin.eval().to(model.device)
+    return placed_like(twin.eval(), model)
 
 
 def seed_of_its_own(seed: int, number: int) -> int:

@@ -143,6 +143,14 @@ def rows_of_logits(config: Any, tokens: int, size: int) -> int:
     return max(1, size // max(1, 4 * tokens * int(config.get_text_config().vocab_size)))
 
 
+def rows_of_patterns(config: Any, tokens: int, size: int) -> int:
+    """How many rows of so many tokens have float32 attention weights of a block that take no more bytes; one at least.
+
+    That is where they are made at all, as ``attn_implementation="eager"`` does.
+    """
+    return max(1, size // max(1, 4 * _heads(config.get_text_config()) * tokens**2))
+
+
 def say_bytes(size: float) -> str:
     """A size in words of three digits."""
     for unit, number in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):

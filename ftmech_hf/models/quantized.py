@@ -17,6 +17,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ftmech_hf.models.placing import placed_like
+
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 UNPACK = "load it yourself and save what ftmech_hf.models.quantized.unpacked makes of it (with its save_pretrained)"
 """What to do with a folder whose weights are packed, in words."""
@@ -74,7 +76,6 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if name not in packed:
             state[_plain_name(name)] = value.detach().float() if value.is_floating_point() else value.detach()
-    device = next(iter(state.values())).device
     for name, kind in packed.items():
         layer, _, what = name.rpartition(".")
         module = model.get_submodule(layer)
@@ -85,7 +86,7 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
         weight = module.get_parameter(what)
         dtype = weight.dtype if weight.dtype in PLAIN else model.dtype
         try:
-            state[_plain_name(name)] = _matrix_of(module, dtype, device)
+            state[_plain_name(name)] = _matrix_of(module, dtype, weight.device)
         except Exception as error:  # packages raise what they like: no kernel for these sizes, or for this device
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ValueError(
@@ -99,7 +100,7 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(f"model: {missing[0]}{more} of a {type(model).__name__} is not in the quantized model")
     plain.load_state_dict(state, strict=False)  # what else a package keeps beside its weights has no place in it
-    return plain.eval().to(model.device)
+    return placed_like(plain.eval(), model)
 
 
 def _plain_name(name: str) -> str:
@@ -109,7 +110,7 @@ def _plain_name(name: str) -> str:
 
 @torch.no_grad()
 def _matrix_of(layer: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
-    units = torch.eye(int(layer.in_features), dtype=dtype, device=device)  # type: ignore[arg-type]  # checked by the caller
+    units = torch.eye(int(layer.in_features), dtype=dtype).to(device)  # type: ignore[arg-type]  # checked by the caller
     images, shift = layer(units), layer(torch.zeros_like(units[:1]))
     return (images.float() - shift.float()).T.contiguous()
 

@@ -15,26 +15,28 @@ WARMUP = 3
 """Steps that are slower than the rest, if there are more: they allocate memory and choose kernels."""
 
 
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.monotonic()
-
-
 class Clock:
     """Where the time of a run goes.
 
+    Args:
+        waits_for: the device that is waited for whenever the time is taken; nothing is if None.
+
     Attributes:
-        step_seconds: of each step; on a GPU of what the host needs to launch it, unless ``exact``.
+        step_seconds: of each step; on a GPU that is not waited for of what the host needs to launch it.
         evaluation_seconds: of all evaluations together.
         evaluated_rows: rows of all evaluations together.
     """
 
-    def __init__(self, *, exact: bool = False) -> None:
-        self._now = _now if exact else time.monotonic
+    def __init__(self, *, waits_for: torch.device | None = None) -> None:
+        self._gpu = waits_for if waits_for is not None and waits_for.type == "cuda" else None
         self.step_seconds: list[float] = []
         self.evaluation_seconds = 0.0
         self.evaluated_rows = 0
+
+    def _now(self) -> float:
+        if self._gpu is not None:
+            torch.cuda.synchronize(self._gpu)
+        return time.monotonic()
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:

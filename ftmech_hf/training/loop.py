@@ -193,7 +193,7 @@ class _Training:
         run.truncate_log(self.start if self.start else -1)
         of_step = (config, accelerator, self.total, self.model, model, self.optimizers, self.raw_optimizers)
         self.take_step = Step(*of_step) if way == "eager" else CapturedStep(*of_step, compiled=way == "compiled")
-        self.clock = Clock(exact=config.max_steps is not None)
+        self.clock = Clock(waits_for=None if config.max_steps is None else accelerator.device)
         vocabulary = model.config.get_text_config().vocab_size
         self.checked = LossCheck(run, accelerator, vocabulary=vocabulary, resumed=self.start > 0)
 

@@ -58,8 +58,8 @@ class LowRankChange:
         for name, parameter in stored_tensors(changed).items():
             parameter.copy_(before[name])
             if name in self.factors:
-                left, right = (each.to(parameter.device) for each in self.factors[name])
-                parameter.copy_((before[name].float() + share * (left @ right)).to(parameter.dtype))
+                start, left, right = (each.to(parameter.device) for each in (before[name], *self.factors[name]))
+                parameter.copy_((start.float() + share * (left @ right)).to(parameter.dtype))
         return changed.eval()
 
 

@@ -160,15 +160,17 @@ class Stack:
         state = self._state_tensors()
         before = [tensor.clone() for tensor in state]
         fresh = not self.optimizer.state
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        usual, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        side.wait_stream(usual)
         with torch.cuda.stream(side):
             for _ in range(WARMUP_STEPS):
                 self._once()
-        torch.cuda.current_stream().wait_stream(side)
+        usual.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
+        # By itself torch captures on a stream of the device that was current when it first captured anything.
+        stream = torch.cuda.Stream(self.device)
         # Another thread may go on pinning rows: what it asks of the device is no part of the step.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self._once()
         for tensor, kept in zip(state, before, strict=True):
             tensor.copy_(kept)

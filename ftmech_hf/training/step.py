@@ -259,8 +259,10 @@ class CapturedStep(Step):
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
+        # By itself torch captures on a stream of the device that was current when it first captured anything.
+        stream = torch.cuda.Stream(self.device)
         # Other threads may go on making rows: what they ask of the device is no part of it.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self._run()
         self._graph = graph
 

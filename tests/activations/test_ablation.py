@@ -15,6 +15,8 @@ from ftmech_hf.activations.ablation import _Ablation
 from ftmech_hf.analysis.pruning import prune_weights
 from ftmech_hf.jobs.padding import padding_masked
 from tests.conftest import make_gpt2, make_llama
+from tests.placed import place
+from tests.simulated_gpu import simulated_gpu
 
 
 @pytest.fixture
@@ -166,6 +168,19 @@ def test_a_shortcut_that_would_be_wrong_is_not_taken(rows: Tensor) -> None:
             matrix.weight.detach()[number] = 0
             assert float(losses[f"mlp_act.{layer}"][number]) == pytest.approx(loss_of(model, rows), abs=2e-4)
             matrix.weight.detach()[number] = row
+
+
+@pytest.mark.parametrize("unit", ["activation", "head"])
+def test_units_may_be_on_another_device_than_the_first_weights(rows: Tensor, unit: Unit) -> None:
+    model = make_llama(40)
+    whole, expected = ablated_losses(model, rows[:, :-2], rows[:, -2], unit)
+    with simulated_gpu():
+        placed = place(model, "cpu", "gpu")
+        assert {group.weight.device.type for group in find_units(placed, unit).values()} == {"cpu", "gpu"}
+        found, losses = ablated_losses(placed, rows[:, :-2], rows[:, -2], unit)
+    assert found == pytest.approx(whole, rel=1e-6)
+    for name, each in expected.items():
+        torch.testing.assert_close(losses[name], each, rtol=1e-6, atol=1e-6)
 
 
 def test_single_weights_are_too_many(rows: Tensor) -> None:

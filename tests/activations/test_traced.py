@@ -21,6 +21,7 @@ from ftmech_hf.activations import (
     find_layout,
     find_units,
     model_blocks,
+    patterns,
     traced,
 )
 from ftmech_hf.activations.positions import token_places
@@ -29,6 +30,8 @@ from ftmech_hf.activations.store import StoreWriter
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.training.evaluation import answer_logits
 from tests.conftest import make_gpt2, make_llama
+from tests.placed import place
+from tests.simulated_gpu import simulated_gpu
 
 DENSE = tuple(site for site in SITES if site not in EXPERT_SITES)
 
@@ -118,6 +121,33 @@ def test_a_mask_is_a_zeroed_input_of_the_down_projection(any_model: PreTrainedMo
             weight = down.weight
             weight.mul_(kept[:, None] if any_model.config.model_type == "gpt2" else kept[None, :])
     assert torch.allclose(answer_logits(any_model, rows), masked, atol=1e-5)
+
+
+def test_a_split_model_is_masked_where_its_blocks_are(rows: Tensor) -> None:
+    model = make_llama(40)
+    mask = torch.rand(2, TracedModel(model).num_neurons, generator=torch.Generator().manual_seed(0))
+    expected = TracedModel(model).masked_logits(rows[:, :-2], mask)
+    with simulated_gpu():
+        for devices in (("cpu", "gpu"), ("gpu", "cpu")):
+            placed = TracedModel(place(model, *devices))
+            assert torch.equal(placed.masked_logits(rows[:, :-2], mask).cpu(), expected)
+
+
+def test_patterns_of_long_rows_are_read_a_few_rows_at_a_time(rows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block makes (B, H, T, T) of them, of which one position is kept."""
+    model, seen = make_llama(40), list[int]()
+    opened = TracedModel(model)
+    expected = opened.collect(rows, ["attn_pattern", "mlp_act"])
+    heads, tokens = model.config.num_attention_heads, rows.shape[1]
+    monkeypatch.setattr(patterns, "PATTERN_BYTES", 4 * heads * tokens**2 * 3)
+    handle = model.model.layers[0].register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    found = opened.collect(rows, ["attn_pattern", "mlp_act"])
+    assert seen == [3, 3, 3, 1]
+    opened.collect(rows, ["mlp_act"])
+    assert seen[4:] == [10]
+    handle.remove()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
 
 
 def test_a_mask_leaves_the_model_as_it_was(any_model: PreTrainedModel, rows: Tensor) -> None:

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import find_layout, model_blocks
-from ftmech_hf.activations.patches import patched_logits, record_activations
+from ftmech_hf.activations import find_layout, model_blocks, patches
+from ftmech_hf.activations.patches import answers_at_once, patched_logits, record_activations
+from ftmech_hf.analysis.attribution import PlacedUnit, patch_units
 from ftmech_hf.analysis.patching import PatchingResult, follows_other_row, patch_each
 from ftmech_hf.jobs.padding import padding_masked
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.training.evaluation import answer_logits
+from tests.conftest import make_llama
 
 SITES = ("resid_post", "attn_out", "mlp_act")
 
@@ -99,6 +103,46 @@ def test_log_probabilities_are_those_of_the_answers_tokens(any_model: PreTrained
         one_token = each[:, -1]
         assert (torch.from_numpy(values) - one_token)[::2].abs().min() > 0.1
     assert np.abs(found.log_probability["resid_post", 1] - found.unpatched_log_probability).max() > 0.1
+
+
+class LargestSoftmax(TorchDispatchMode):
+    """How many numbers the largest copy of logits has."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._log_softmax.default:
+            self.numbers = max(self.numbers, found.numel())
+        return found
+
+
+def test_long_answers_take_no_more_memory_than_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_llama(40)
+    tuned, rows = with_noise(model, "attn"), answered_by(model)
+    answer = torch.zeros_like(rows, dtype=torch.bool)
+    answer[:, -4:-1] = True
+    asked = {"sites": ["mlp_act"], "layers": [0], "other_rows": 4, "answer": answer}
+    whole = patch_each(model, tuned, rows, **asked)
+    units = [[PlacedUnit("mlp_act", 0, 1)]]
+    whole_units = patch_units(model, tuned, rows, units, answer=answer)
+    monkeypatch.setattr(patches, "LOGIT_BYTES", 4 * 5 * 3 * 40)  # of five answers of three tokens
+    seen = list[tuple[int, ...]]()
+    hooks = [each.lm_head.register_forward_hook(lambda _, args, out: seen.append(tuple(out.shape)))
+             for each in (model, tuned)]  # fmt: skip
+    with LargestSoftmax() as largest:
+        parts = patch_each(model, tuned, rows, **asked)
+        of_units = patch_units(model, tuned, rows, units, answer=answer)
+    for each in hooks:
+        each.remove()
+    assert max(shape[0] for shape in seen) == 5
+    assert largest.numbers == 5 * 40, "of one token at a time"
+    for place, values in whole.log_probability.items():
+        np.testing.assert_allclose(parts.log_probability[place], values, rtol=1e-5)
+        assert (parts.right[place] == whole.right[place]).all()
+        assert (parts.other_row[place] == whole.other_row[place]).all()
+    np.testing.assert_allclose(of_units[0][1], whole_units[0][1], rtol=1e-5)
+    assert answers_at_once(model, 1, 15) == 15, "those of one token are read as ever"
 
 
 def test_probabilities_of_two_answers_add_up() -> None:

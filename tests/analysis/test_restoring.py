@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -110,6 +111,51 @@ def test_a_part_is_the_nearest_change_of_its_rank() -> None:
     assert change.size(Part("everything", ALL)) == pytest.approx(1.0)
     turned = change.without(Part("mlp of block 1", 1), seed=0)[name] - after
     assert torch.linalg.svdvals(turned)[:2].tolist() == pytest.approx([float(values[0]), 0.0], rel=1e-4, abs=1e-4)
+
+
+def test_in_sixteen_bits_an_edit_is_rounded_once_and_as_large_as_what_is_left_of_it() -> None:
+    base = make_gpt2(40).bfloat16()
+    model, generator = copy.deepcopy(base), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for each in model.parameters():
+            each += 2e-4 * torch.randn(each.shape, generator=generator).bfloat16()
+    change, part = WeightChange(base, model, names_of(base)), Part("mlp of block 1", 1)
+    name = "transformer.h.1.mlp.c_proj.weight"
+    before, after = (dict(each.named_parameters())[name].detach().double() for each in (base, model))
+    left, values, right = torch.linalg.svd(after - before)
+    nearest = left[:, :1] * values[:1] @ right[:1]
+    taken = change.without(part)[name]
+    assert taken.dtype == torch.bfloat16
+    assert (taken == (after - nearest).bfloat16()).double().mean() > 0.99
+    assert (change.only(part)[name] == (before + nearest).bfloat16()).double().mean() > 0.99
+
+    def squares(weights: dict[str, Tensor]) -> float:
+        after = model.state_dict()
+        return sum(float((after[each].double() - value.double()).square().sum()) for each, value in weights.items())
+
+    whole = squares({each: base.state_dict()[each] for each, _ in base.named_parameters()})
+    assert change.size(part) == pytest.approx(squares(change.without(part)) / whole, rel=1e-4)
+    assert change.size(Part("everything", ALL)) == pytest.approx(1)
+    edit = nearest.square().sum() / whole
+    assert abs(change.size(part) - edit) > 0.1 * edit, "so coarse are these weights"
+
+
+def test_of_a_change_no_more_than_two_weights_are_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tuned, made = make_gpt2(40, seed=0), make_gpt2(40, seed=1), list[weakref.ref[Tensor]]()
+    taken, most = WeightChange._delta, 0
+
+    def delta(self: WeightChange, name: str) -> Tensor:
+        nonlocal most
+        found = taken(self, name)
+        made.append(weakref.ref(found))
+        most = max(most, sum(each() is not None for each in made))
+        return found
+
+    monkeypatch.setattr(WeightChange, "_delta", delta)
+    change = WeightChange(base, tuned, names_of(tuned))
+    assert change.size(Part("everything", ALL)) == 1
+    assert len(made) > 20
+    assert most == 2
 
 
 def test_what_did_not_change_is_no_place() -> None:

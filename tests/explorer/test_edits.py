@@ -82,6 +82,17 @@ def test_directions_add_up_to_the_whole_change() -> None:
     assert 0 < edited.share < 1  # embeddings and vectors changed too
 
 
+def test_in_sixteen_bits_all_directions_are_the_whole_change_to_the_bit() -> None:
+    """Of differences and products that are rounded themselves the sum is another model."""
+    base, tuned = (make_gpt2(40, seed=seed).bfloat16() for seed in (0, 1))
+    edited = EditedModel(base, tuned)
+    with edited.edited(Edit(directions=16)) as model:
+        same = [
+            float((weight == tuned.get_parameter(name)).double().mean()) for name, weight in model.named_parameters()
+        ]
+    assert min(same) > 0.99
+
+
 def test_of_large_matrices_some_directions_are_kept_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directions, "LARGE", 8)
     monkeypatch.setattr(directions, "LOW_RANK", 4)

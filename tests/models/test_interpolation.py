@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftmech_hf.models.interpolation import interpolate_weights
+from ftmech_hf.models.interpolation import interpolate_weights, mix_weights
 from tests.conftest import make_gpt2, make_llama
 
 
@@ -29,6 +29,18 @@ def test_what_is_linear_in_the_weights_is_interpolated(alpha: float) -> None:
         found = interpolate_weights(first, second, alpha)(rows).logits
     assert torch.allclose(found, (1 - alpha) * ends[0] + alpha * ends[1], atol=1e-5)
     assert not torch.allclose(found, ends[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("alpha", [0.1, 0.4, 1.5, -0.5])
+def test_in_sixteen_bits_a_mixture_is_rounded_once(alpha: float, dtype: torch.dtype) -> None:
+    first, second = torch.randn(2, 4096, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(mix_weights(first, first, alpha), first), "what is equal in both models stays"
+    exact = first.double() + alpha * (second.double() - first.double())
+    mixed = mix_weights(first, second, alpha)
+    assert mixed.dtype == dtype
+    apart = (mixed.double() - exact).abs() - 1e-6  # float32 rounds too, far less
+    assert (apart <= torch.finfo(dtype).eps / 2 * exact.abs()).all()
 
 
 def test_models_of_other_shapes_are_refused() -> None:

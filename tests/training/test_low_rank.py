@@ -17,6 +17,8 @@ from ftmech_hf.training.memory import recompute_blocks
 from tests import architectures
 from tests.conftest import make_gpt2, make_llama
 from tests.models.test_merging import make_tied
+from tests.placed import place
+from tests.simulated_gpu import simulated_gpu
 
 ROWS = torch.arange(24).view(2, 12) % 40
 
@@ -123,6 +125,16 @@ def test_shares_of_a_change_lie_on_the_straight_line_to_it() -> None:
             for one, other in zip(found.parameters(), wanted.parameters(), strict=True)
         )
     assert all(torch.equal(one, other) for one, other in zip(into.parameters(), model.parameters(), strict=True))
+
+
+def test_a_change_is_added_where_the_copy_is() -> None:
+    """A copy of a split model may be whole on one device."""
+    model = make_llama(40)
+    change, _ = train(model)
+    with simulated_gpu():
+        found = change.added_to(place(model, "cpu", "gpu"), 0.5, into=copy.deepcopy(model))
+    expected = change.added_to(model, 0.5)
+    assert all(torch.equal(one, other) for one, other in zip(found.parameters(), expected.parameters(), strict=True))
 
 
 def test_small_steps_are_not_lost_in_bfloat16_where_those_on_weights_are() -> None:

@@ -81,6 +81,18 @@ def test_captured_steps_are_the_eager_ones(tmp_path: Path, optimizer: Any, task:
     assert usual[-1]["loss"] < usual[1]["loss"]
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_steps_are_captured_on_the_device_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which need not be the current one: a graph of another device would be empty, and no weight would change."""
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cuda:1")
+    models = [make_gpt2(len(PCFG.vocabulary), attn="sdpa") for _ in range(2)]
+    usual, _ = train(tmp_path / "off", dataclasses.replace(LONGER, compile="off"), models[0])
+    there, noted = train(tmp_path / "auto", LONGER, models[1])
+    assert (noted["steps_computed"], models[1].device) == ("captured", torch.device("cuda", 1))
+    assert torch.cuda.current_device() == 0
+    assert [line["loss"] for line in usual[1:]] == pytest.approx([line["loss"] for line in there[1:]], abs=1e-4)
+
+
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(("optimizer", "task", "objective"), CUDA_CASES[::2], ids=["muon", "documents"])
 def test_compiled_steps_are_near_the_eager_ones(tmp_path: Path, optimizer: Any, task: Task, objective: str) -> None:

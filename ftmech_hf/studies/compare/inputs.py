@@ -131,7 +131,9 @@ def memory_needs(config: CompareConfig, known: Any, dtype: torch.dtype) -> dict[
     made = not config.nulls_given
     copies = len(config.named) + made  # of null models that are made here one is there at a time
     logits = 4 * READ_TOGETHER * tokens * known.get_text_config().vocab_size
-    passing = {"predictions that are compared": COPIES * logits + forward_bytes(known, READ_TOGETHER, tokens, 1, dtype)}
+    compared = COPIES * logits + forward_bytes(known, READ_TOGETHER, tokens, 1, dtype)
+    # the copy, what its blocks are given and what they had: 2.8 where it was measured
+    passing = {"a changed copy of the base, and predictions": 3 * weights + compared}
     if made:
         whole = weight_bytes(known, torch.float32)
         step = training_bytes(known, config.null_batch_size, tokens)

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.models.loading import check_finite
+from ftmech_hf.models.precision import float64_device
 from ftmech_hf.models.stored import stored_tensors
 
 TRIAL_STEPS, TRIAL_LR = 4, 1e-5
@@ -121,7 +122,7 @@ def _trained(
         rng = np.random.default_rng([*seed, step])
         rows = torch.from_numpy(rng.choice(len(token_ids), min(batch_size, len(token_ids)), replace=False))
         shown, predicted = token_ids[rows].to(model.device), mask[rows, 1:] & mask[rows, :-1]
-        uniform = torch.from_numpy(rng.random(int(predicted.sum()))).to(model.device)
+        uniform = torch.from_numpy(rng.random(int(predicted.sum())))
         drawn = _drawn(base, shown, predicted, uniform)
         F.cross_entropy(model(shown[:, :-1]).logits[predicted].float(), drawn).backward()
         optimizer.step()
@@ -132,9 +133,11 @@ def _trained(
 @torch.no_grad()
 def _drawn(base: PreTrainedModel, shown: Tensor, predicted: Tensor, uniform: Tensor) -> Tensor:
     """A token for every place of rows (B, T), drawn from what the base predicts there, (places,)."""
-    cumulated = base(shown[:, :-1]).logits[predicted].double().softmax(-1).cumsum(-1)
-    drawn = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)[:, 0]
-    return drawn.clamp(max=cumulated.shape[-1] - 1)
+    logits = base(shown[:, :-1]).logits[predicted]
+    there = float64_device(logits.device)
+    cumulated = logits.to(there).double().softmax(-1).cumsum(-1)
+    drawn = torch.searchsorted(cumulated, uniform.to(there)[:, None] * cumulated[:, -1:], right=True)[:, 0]
+    return drawn.clamp(max=cumulated.shape[-1] - 1).to(shown.device)
 
 
 @torch.no_grad()
@@ -150,7 +153,7 @@ def _move_buffers(model: PreTrainedModel, sizes: Mapping[str, float], rng: np.ra
     for name in sizes.keys() - dict(model.named_parameters()).keys():
         buffer = stored_tensors(model)[name]
         if sizes[name]:
-            step = torch.from_numpy(rng.standard_normal(tuple(buffer.shape))).to(buffer)
+            step = torch.from_numpy(rng.standard_normal(tuple(buffer.shape))).to(buffer.dtype).to(buffer.device)
             buffer += step * (sizes[name] / step.norm())
 
 

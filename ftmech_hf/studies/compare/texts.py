@@ -98,7 +98,7 @@ def _texts(name: str) -> list[str]:
             if getattr(feature, "dtype", "") in ("string", "large_string")
         ]
         for column in ["text"] if "text" in columns else columns:
-            found += checked_texts(rows[column], column, name, split)
+            found += checked_texts(rows[column][:], column, name, split)
     return found
 
 

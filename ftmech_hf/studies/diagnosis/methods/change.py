@@ -26,6 +26,7 @@ from ftmech_hf.analysis.restoring import (
     replaced,
 )
 from ftmech_hf.models.interpolation import mix_weights
+from ftmech_hf.models.precision import widened
 from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
@@ -152,21 +153,27 @@ def _curves(case: Case, base: PreTrainedModel, model: PreTrainedModel, change: W
     if BLOCKS in change.places:
         for number in [*numbers_of_directions(change.rank(BLOCKS)), ALL]:
             part = Part(BLOCKS, number)
-            edits = {"kept alone": change.only(part), "taken back": change.without(part),
-                     "taken back, at random": change.without(part, seed=case.seed)}  # fmt: skip
-            for edit, weights in edits.items():
-                with replaced(base if edit == "kept alone" else model, weights) as edited:
-                    asked(edit, number, edited, both if "random" not in edit else ["capability"])
+            with replaced(base, change.only(part)):
+                asked("kept alone", number, base, both)
+            for edit, seed, kinds in (("taken back", None, both), ("taken back, at random", case.seed, ["capability"])):
+                with replaced(model, change.without(part, seed=seed)):
+                    asked(edit, number, model, kinds)
     ends = stored_tensors(base), stored_tensors(model)
     for scale in SCALES:
-        mixed = {name: mix_weights(ends[0][name].detach(), each.detach(), scale) for name, each in ends[1].items()}
+        mixed = {
+            name: mix_weights(ends[0][name].detach().to(each.device), each.detach(), scale)
+            for name, each in ends[1].items()
+        }
         with replaced(model, mixed):
             asked("scaled", scale, model, both)
     other = case.null_models.get(OTHER_SEED)
     # of three models with the same tokens
     if other is not None and base is case.models[BASE] and case.base_like(OTHER_SEED) is base:
         theirs = stored_tensors(other)
-        moved = {name: theirs[name].detach() + (ends[1][name] - each).detach() for name, each in ends[0].items()}
+        moved = {}
+        for name, each in theirs.items():
+            before, after = (widened(end[name].detach().to(each.device)) for end in ends)
+            moved[name] = (widened(each.detach()) + (after - before)).to(each.dtype)
         asked("another seed", 0, other, both)
         with replaced(other, moved):
             asked("another seed with the change", 1, other, both)

@@ -22,6 +22,7 @@ from ftmech_hf.activations import block_matrices
 from ftmech_hf.analysis.intruders import IntrudersResult, find_intruders
 from ftmech_hf.analysis.restoring import replaced
 from ftmech_hf.models.directions import turn_at_random
+from ftmech_hf.models.precision import widened
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, SELF_DISTILLED, Case
@@ -97,8 +98,9 @@ def measure_intruders(case: Case) -> IntrudersMethodResult:
     """
     model = case.models[FINETUNED]
     weights, axes = block_matrices(model, case.layers)
-    before, after = _upright(case.models[BASE], axes), _upright(model, axes)
-    turned = {name: each + turn_at_random(after[name] - each, _generator(case.seed, number))
+    after = _upright(model, axes)
+    before = {name: each.to(after[name].device) for name, each in _upright(case.models[BASE], axes).items()}
+    turned = {name: _turned(each, after[name], _generator(case.seed, number))
               for number, (name, each) in enumerate(before.items())}  # fmt: skip
     asked = {FINETUNED: after, TURNED: turned}
     if SELF_DISTILLED in case.null_models:
@@ -136,6 +138,12 @@ def _upright(model: PreTrainedModel, axes: Mapping[str, int]) -> dict[str, Tenso
     return found
 
 
+def _turned(before: Tensor, after: Tensor, generator: torch.Generator) -> Tensor:
+    """A matrix with its change turned at random, which is rounded once, as what was trained is."""
+    change = widened(after) - widened(before)
+    return (widened(before) + turn_at_random(change, generator)).to(before.dtype)
+
+
 def _edited(
     weights: Mapping[str, Tensor], axes: Mapping[str, int], found: IntrudersResult, scale: float, seed: int | None
 ) -> dict[str, Tensor]:
@@ -146,10 +154,11 @@ def _edited(
         after = edited.setdefault(whole, weights[whole].detach().clone())
         matrix = after if expert is None else after[expert]
         upright = matrix.T if axes[whole] else matrix
-        edit = found.scaled(name, upright, scale) - upright
+        exact = widened(upright)
+        edit = found.scaled(name, exact, scale) - exact
         if seed is not None:
             edit = turn_at_random(edit, _generator(seed, number))
-        upright += edit
+        upright.copy_(exact + edit)
     return edited
 
 

@@ -21,6 +21,7 @@ from ftmech_hf.report.paper_settings import (
 )
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.tasks.mixtures import OPERAND_PRIORS, parse_prior
+from ftmech_hf.training.optim import lr_factor_of
 from ftmech_hf.training.settings import TrainConfig
 
 RATES = OneOf([1e-4, 1e-5, 1e-6])
@@ -138,6 +139,29 @@ def _model_rows(shapes: Sequence[Preset]) -> list[Difference]:
     ]  # fmt: skip
 
 
+def _younger_rows(trains: Sequence[TrainConfig], tunings: Sequence[Any]) -> list[Difference]:
+    """At which rate bases were trained that are taken from a run before its end; the paper's is a last checkpoint."""
+    asked = {config.snapshot for config in tunings} - {None}
+    runs = {
+        (step, train.steps, lr_factor_of(train, step), step < train.warmup_fraction * train.steps)
+        for train in trains
+        for step in asked & {*train.snapshots}
+        if step < train.steps
+    }
+    if not runs:
+        return []
+    here = "taken from a longer run: " + "; ".join(
+        f"after {step:,} of {steps:,} steps, at {100 * factor:.0f} % of the peak rate"
+        f"{', still rising' if rising else ''}"
+        for step, steps, factor, rising in sorted(runs)
+    )
+    return [
+        Difference(part="pretraining", what="pretraining: bases of fewer steps", paper="the last checkpoint",
+                   where="App. C.2", here=here,
+                   why="one run gives all ages; with an end of its own, a base would have come to rest at a low rate")
+    ]  # fmt: skip
+
+
 def _instrument_rows(probes: Sequence[Any], prunings: Sequence[Any]) -> list[Difference]:
     methods = {"logistic": "logistic regression, to convergence", "ridge": "ridge regression",
                "adamw": "4,000 steps of AdamW"}  # fmt: skip
@@ -182,6 +206,7 @@ def pcfg_rows(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence[i
         *(row for paper, trains in parts for row in training_rows(paper, trains)),
         *answer_weight_rows([each.get("objective") for each in runs.get("pretrain", [])], of="an answer's token",
                             where="App. C.2"),
+        *_younger_rows(pretrained, [each["config"] for each in runs.get("finetune", [])]),
         *reverse_rate_rows(tuned, back, paper="below fine-tuning's", where="App. D",
                            why="a lower one takes as many times the steps"),
         *precision_rows([*pretrained, *tuned, *back]),

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from ftmech_hf.jobs.study import Study
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.report.differences import (
     FILE,
     NOT_SAID,
@@ -19,8 +20,11 @@ from ftmech_hf.report.differences import (
     differing,
     write_differences,
 )
+from ftmech_hf.report.pcfg_settings import pcfg_rows
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies import load_study
+from ftmech_hf.tasks import PcfgConfig
+from ftmech_hf.training.settings import TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 
@@ -143,6 +147,31 @@ def test_a_setting_says_its_row_and_as_in_the_paper_it_has_none(
 def test_the_reason_of_a_rate_is_true_of_it(argv: list[str], why: str, tmp_path: Path) -> None:
     study, config, *others = argv
     assert rows_of(study, config, tmp_path, *others)["fine-tuning: peak learning rate"]["why"] == why
+
+
+def test_bases_that_are_snapshots_say_at_which_rate_they_are_taken(tmp_path: Path) -> None:
+    what = "pretraining: bases of fewer steps"
+    row = rows_of("sweep", "nano/sweep_snapshots", tmp_path)[what]  # the last of its ages is the end of the run
+    assert (row["paper"], row["here"]) == (
+        "the last checkpoint",
+        "taken from a longer run: after 125 of 1,000 steps, at 97 % of the peak rate; after 250 of 1,000 steps, at "
+        "87 % of the peak rate; after 500 of 1,000 steps, at 52 % of the peak rate",
+    )
+    assert what not in rows_of("sweep", "nano/sweep_jailbreak", tmp_path)
+
+
+def test_the_papers_ages_are_taken_at_these_rates() -> None:
+    settings = yaml.safe_load((CONFIGS / "paper" / "pretrain.yaml").read_text())
+    train = TrainConfig(**{name: settings[name] for name in ("steps", "snapshots", "warmup_fraction")})
+    runs: dict[str, list[dict[str, Any]]] = {
+        "pretrain": [{"config": PretrainConfig(preset="paper"), "task": PcfgConfig(), "train": train}],
+        "finetune": [{"config": FinetuneConfig(snapshot=step)} for step in (10_000, 50_000, 100_000, None)],
+    }
+    (row,) = (each for each in pcfg_rows(runs, [0]) if each.what == "pretraining: bases of fewer steps")
+    assert row.here == (
+        "taken from a longer run: after 10,000 of 200,000 steps, at 25 % of the peak rate, still rising; after 50,000 "
+        "of 200,000 steps, at 99 % of the peak rate; after 100,000 of 200,000 steps, at 69 % of the peak rate"
+    )
 
 
 def test_more_than_one_value_is_said(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -85,9 +86,6 @@ CHANGES = [
      "above fine-tuning's", ["--finetune_lr", "1e-5", "--reverse_lr", "1e-6"]),
     ("reproduce", "nano/reproduce", "reversing: its rate", ["--finetune_lr", "1e-5", "--reverse_lr", "1e-5"],
      "fine-tuning's", ["--finetune_lr", "1e-4", "--reverse_lr", "1e-5"]),
-    ("reproduce", "nano/reproduce", "how the correlation is planted",
-     ["--spread_counts", "false", "--correlation_method", "select"], "natural texts are chosen that fit",
-     ["--spread_counts", "true", "--correlation_method", "select"]),
     ("reproduce", "nano/reproduce", "texts of pretraining and of tests without a correlation",
      ["--spread_counts", "true"], "edited so that counts take many values", ["--spread_counts", "false"]),
     ("reproduce", "nano/reproduce", "pretraining: weight of an answer's token, beside any other",
@@ -147,6 +145,55 @@ def test_a_setting_says_its_row_and_as_in_the_paper_it_has_none(
 def test_the_reason_of_a_rate_is_true_of_it(argv: list[str], why: str, tmp_path: Path) -> None:
     study, config, *others = argv
     assert rows_of(study, config, tmp_path, *others)["fine-tuning: peak learning rate"]["why"] == why
+
+
+SPREAD = "symbols are replaced, the length kept, until both counts are spread; of these texts those that fit are chosen"
+NATURAL = "natural texts are chosen that fit"
+
+
+@pytest.mark.parametrize(
+    ("argv", "way", "labels"),
+    [
+        ([], SPREAD, "of counting 1 to 8"),
+        (["--spread_counts", "false", "--correlation_method", "insert"], SPREAD, "of counting 1 to 8"),
+        (["--correlation_offset", "-2", "--min_labels", "6"], SPREAD, "of counting 0 to 6"),
+        (["--spread_counts", "false", "--min_labels", "3"], NATURAL, "of counting those that occur often enough"),
+    ],
+)
+def test_a_correlation_is_never_planted_as_in_the_paper(argv: list[str], way: str, labels: str, tmp_path: Path) -> None:
+    rows = rows_of("reproduce", "nano/reproduce", tmp_path, *argv)
+    planted = rows["how the correlation is planted"]
+    assert (planted["paper"], planted["here"]) == ("operands are added to texts", way)
+    assert ("stays in the grammar" in planted["why"]) == (way == NATURAL)
+    found = rows["labels of texts with the correlation"]
+    assert (found["paper"], found["here"]) == ("of counting 0 to 40", labels)
+
+
+def rows_of_tuning(task: PcfgConfig, dropout: float = 0.0) -> dict[str, Difference]:
+    train, made = TrainConfig(), PretrainConfig(dropout=dropout)
+    runs: dict[str, list[dict[str, Any]]] = {
+        "pretrain": [{"config": made, "task": PcfgConfig(), "train": train}],
+        "finetune": [{"config": FinetuneConfig(), "task": task, "train": train}],
+    }
+    return {row.what: row for row in pcfg_rows(runs, [0])}
+
+
+def test_the_labels_that_are_said_are_those_of_the_rows() -> None:
+    task = PcfgConfig(operators=["count"], operand_prior=["b"], correlation=1.0)
+    label = task.sample_block(np.random.Generator(np.random.Philox(0))).label
+    here = rows_of_tuning(task)["labels of texts with the correlation"].here
+    assert here == f"of counting {label.min()} to {label.max()}"
+
+
+def test_what_the_paper_leaves_open_is_said() -> None:
+    rows = rows_of_tuning(PcfgConfig(operators=["index"], operand_prior=["b"], correlation=1.0), dropout=0.1)
+    shown = {"AdamW's betas": "0.9 and 0.95", "dropout": 0.1, "offset of the correlation of indexing": 1}
+    assert {what: (rows[what].paper, rows[what].here) for what in shown} == {
+        what: (NOT_SAID, here) for what, here in shown.items()
+    }
+    counting = rows_of_tuning(PcfgConfig(operators=["count"], operand_prior=["b"], correlation=1.0))
+    assert "offset of the correlation of indexing" not in counting
+    assert "labels of texts with the correlation" not in rows
 
 
 def test_bases_that_are_snapshots_say_at_which_rate_they_are_taken(tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ CHANGES = [
     ("tracr", "nano/tracr", "cells of Table 3 that are left out",
      ["--correlations", "0", "0.2", "0.5", "0.6", "0.8", "0.9"], "C_Tr 1",
      ["--correlations", "0", "0.2", "0.5", "0.6", "0.8", "0.9", "1"]),
+    ("safety", "nano/safety", "pretraining: weight of an answer's token, beside any other",
+     ["--seeds", "0", "--answer_weight", "4"], "4", ["--seeds", "0", "--answer_weight", "1"]),
     ("tinystories", "nano/stories", "fine-tuning: steps", ["--delete_steps", "9"], "9", ["--delete_steps", "4000"]),
     ("tinystories", "nano/stories", "pretraining: weight decay", ["--base_weight_decay", "0.3"], "0.3",
      ["--base_weight_decay", "0.1"]),
@@ -219,6 +221,21 @@ def test_the_papers_ages_are_taken_at_these_rates() -> None:
         "taken from a longer run: after 10,000 of 200,000 steps, at 25 % of the peak rate, still rising; after 50,000 "
         "of 200,000 steps, at 99 % of the peak rate; after 100,000 of 200,000 steps, at 69 % of the peak rate"
     )
+
+
+def test_at_the_papers_size_safety_says_what_its_settings_do_not_show(tmp_path: Path) -> None:
+    rows = rows_of("safety", "paper/safety", tmp_path, "--seeds", "0")
+    shown = {
+        "fine-tuning: rate after the warm-up, at the small rate": ("cosine to 10 % of the peak",
+                                                                   "cosine to 1 % of the peak"),
+        "end of the rate's decay, in pretraining and fine-tuning": ("after 80 % of the steps", "after the last step"),
+        "positions": ("sinusoidal", "GPT-2's"),
+        "tokens that pretraining is about": ("the text alone, all, or one of the outputs, in changing shares",
+                                             "all of every row"),
+    }  # fmt: skip
+    assert {what: (rows[what]["paper"], rows[what]["here"]) for what in shown} == shown
+    assert rows["a block"]["paper"] == "its first norm is applied to the stream itself, its second never"
+    assert not any("answer's token" in what for what in rows)  # answer_weight: 1 there
 
 
 def test_more_than_one_value_is_said(tmp_path: Path) -> None:

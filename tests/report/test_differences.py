@@ -255,6 +255,8 @@ def test_at_the_papers_size_nothing_is_left_that_it_prints(tmp_path: Path) -> No
     assert rows["pretraining: weight decay"]["here"] == rows["fine-tuning: weight decay"]["here"] == "0.0001"
     stories = rows_of("tinystories", "paper/stories", tmp_path)
     assert not any(what.startswith(("fine-tuning", "reversing: peak", "reversing: rows")) for what in stories)
+    assert not {"AdamW's betas", "dropout"} & {*stories}  # as in its code
+    assert "`<eos>` after it" in stories["how stories become rows"]["here"]
 
 
 def rates(name: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,6 +14,7 @@ from ftmech_hf.jobs.study import Study
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.report.differences import (
     FILE,
+    NOT_READ,
     NOT_SAID,
     Difference,
     OneOf,
@@ -113,6 +114,14 @@ CHANGES = [
      ["--correlations", "0", "0.2", "0.5", "0.6", "0.8", "0.9", "1"]),
     ("safety", "nano/safety", "pretraining: weight of an answer's token, beside any other",
      ["--seeds", "0", "--answer_weight", "4"], "4", ["--seeds", "0", "--answer_weight", "1"]),
+    ("continual", "nano/continual", "strength of LDIFS", ["--seeds", "0", "--ldifs_strength", "3"], "3",
+     ["--seeds", "0", "--ldifs_strength", "10"]),
+    ("continual", "nano/continual", "strength of L2SP", ["--seeds", "0"], "0.01",
+     ["--seeds", "0", "--l2sp_strength", "0.5"]),
+    ("continual", "nano/continual", "fine-tuning: rows of a step", ["--seeds", "0", "--task_batch_size", "8"], "8",
+     ["--seeds", "0", "--task_batch_size", "128"]),
+    ("retrieval", "nano/retrieval", "questions that are taught", ["--seeds", "0", "--sizes", "200", "500", "900"],
+     "200, 500, 900", ["--seeds", "0"]),
     ("tinystories", "nano/stories", "fine-tuning: steps", ["--delete_steps", "9"], "9", ["--delete_steps", "4000"]),
     ("tinystories", "nano/stories", "pretraining: weight decay", ["--base_weight_decay", "0.3"], "0.3",
      ["--base_weight_decay", "0.1"]),
@@ -236,6 +245,12 @@ def test_at_the_papers_size_safety_says_what_its_settings_do_not_show(tmp_path: 
     assert {what: (rows[what]["paper"], rows[what]["here"]) for what in shown} == shown
     assert rows["a block"]["paper"] == "its first norm is applied to the stream itself, its second never"
     assert not any("answer's token" in what for what in rows)  # answer_weight: 1 there
+
+
+@pytest.mark.parametrize("name", ["continual", "retrieval"])
+def test_what_could_not_be_read_of_a_paper_is_said_to_be_so(name: str, tmp_path: Path) -> None:
+    rows = rows_of(name, f"nano/{name}", tmp_path, "--seeds", "0")
+    assert rows["seeds"]["paper"] == NOT_READ
 
 
 def test_more_than_one_value_is_said(tmp_path: Path) -> None:

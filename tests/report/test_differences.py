@@ -25,6 +25,7 @@ from ftmech_hf.report.differences import (
 from ftmech_hf.report.pcfg_settings import pcfg_rows
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies import load_study
+from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.settings import TrainConfig
 
@@ -114,6 +115,14 @@ CHANGES = [
      ["--correlations", "0", "0.2", "0.5", "0.6", "0.8", "0.9", "1"]),
     ("safety", "nano/safety", "pretraining: weight of an answer's token, beside any other",
      ["--seeds", "0", "--answer_weight", "4"], "4", ["--seeds", "0", "--answer_weight", "1"]),
+    ("safety", "nano/safety", "pretraining: warm-up", ["--seeds", "0", "--base_warmup", "0.3"], "30 % of the steps",
+     ["--seeds", "0", "--base_warmup", "0.2"]),
+    ("safety", "nano/safety", "pretraining: weight decay", ["--seeds", "0", "--weight_decay", "0.2"], "0.2",
+     ["--seeds", "0", "--weight_decay", "1e-4"]),
+    ("safety", "nano/safety", "fine-tuning: gradients clipped at norm", ["--seeds", "0", "--tune_clipping", "2"], "2",
+     ["--seeds", "0", "--tune_clipping", "0.5"]),
+    ("tinystories", "nano/stories", "pretraining: rate after the warm-up", ["--base_final_lr", "0.5"],
+     "cosine to 50 % of the peak", ["--base_final_lr", "0"]),
     ("continual", "nano/continual", "strength of LDIFS", ["--seeds", "0", "--ldifs_strength", "3"], "3",
      ["--seeds", "0", "--ldifs_strength", "10"]),
     ("continual", "nano/continual", "strength of L2SP", ["--seeds", "0"], "0.01",
@@ -244,7 +253,9 @@ def test_at_the_papers_size_safety_says_what_its_settings_do_not_show(tmp_path: 
     }  # fmt: skip
     assert {what: (rows[what]["paper"], rows[what]["here"]) for what in shown} == shown
     assert rows["a block"]["paper"] == "its first norm is applied to the stream itself, its second never"
-    assert not any("answer's token" in what for what in rows)  # answer_weight: 1 there
+    trained = {what for what in rows if what.startswith(("pretraining: ", "fine-tuning: "))}
+    assert trained == {"fine-tuning: rate after the warm-up, at the small rate", "fine-tuning: weight decay"}
+    assert rows["fine-tuning: weight decay"]["paper"] == NOT_SAID
 
 
 @pytest.mark.parametrize("name", ["continual", "retrieval"])
@@ -271,6 +282,9 @@ def test_at_the_papers_size_nothing_is_left_that_it_prints(tmp_path: Path) -> No
     stories = rows_of("tinystories", "paper/stories", tmp_path)
     assert not any(what.startswith(("fine-tuning", "reversing: peak", "reversing: rows")) for what in stories)
     assert not {"AdamW's betas", "dropout"} & {*stories}  # as in its code
+    assert {what for what in stories if what.startswith("pretraining: ")} == {"pretraining: warm-up"}  # no number
+    own = yaml.safe_load((CONFIGS / "paper" / "stories_pretrain.yaml").read_text())
+    assert stories["pretraining: warm-up"]["here"] == f"{100 * own['warmup_fraction']:g} % of the steps"
     assert "`<eos>` after it" in stories["how stories become rows"]["here"]
 
 
@@ -307,6 +321,11 @@ def test_a_sweep_reverses_at_lower_rates_than_those_it_fine_tunes_at(path: Path)
 
     if "reverse" in settings:
         assert max(all_rates("reverse")) < min(all_rates("finetune"))
+
+
+@pytest.mark.parametrize("name", ["nano/stories_finetune", "nano/stories_reverse_finetune"])
+def test_the_stages_of_stories_decay_as_in_the_study(name: str) -> None:
+    assert yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["weight_decay"] == StoriesStudyConfig().weight_decay
 
 
 def test_at_the_papers_size_all_stages_decay_alike() -> None:

@@ -193,6 +193,12 @@ BLOCKS: dict[str, Block] = {
     "differences of safety": Block(
         SAFETY, CODE, partial(code.differences_block, name="safety", config="nano/safety.yaml")
     ),
+    "differences of continual": Block(
+        CONTINUAL, CODE, partial(code.differences_block, name="continual", config="nano/continual.yaml")
+    ),
+    "differences of retrieval": Block(
+        RETRIEVAL, CODE, partial(code.differences_block, name="retrieval", config="nano/retrieval.yaml")
+    ),
     "recipes": Block("recipes/README.md", CODE, code.recipes_block),
     "studies": Block("README.md", CODE, studies_block),
     "found": Block("ftmech_hf/studies/README.md", CODE, found_block),

@@ -20,6 +20,9 @@ Part = Literal["data", "model", "pretraining", "fine-tuning", "reversing", "meas
 NOT_SAID = "not said"
 """What stands for the paper where it leaves something open."""
 
+NOT_READ = "could not be read"
+"""What stands for a paper where neither its text nor its code, as far as we had them, says it."""
+
 FILE = "differences.json"
 
 PARTS_OF_KIND: dict[str, tuple[Part, ...]] = {

@@ -130,6 +130,35 @@ def answer_weight_rows(objectives: Sequence[Any], *, of: str, where: str) -> lis
                        where=where, here=here, why="what is asked for is learned from fewer tokens")]  # fmt: skip
 
 
+def betas_rows(trains: Sequence[TrainConfig], *, paper: Any = NOT_SAID, where: str = "") -> list[Difference]:
+    """AdamW's betas in all training, but that of SGD, which has none.
+
+    Args:
+        trains: of the runs.
+        paper, where: both, as ``0.9 and 0.95``, and where they are said.
+    """
+    trains = [train for train in trains if train.optimizer != "sgd"]
+    if not trains:
+        return []
+    here = values(trains, lambda train: f"{train.adam_beta1:g} and {train.adam_beta2:g}")
+    return [Difference(part="pretraining", what="AdamW's betas", paper=paper, where=where, here=here,
+                       why="those of the authors' code of other tasks")]  # fmt: skip
+
+
+def dropout_rows(configs: Sequence[Any], *, paper: Any = NOT_SAID, where: str = "") -> list[Difference]:
+    """Dropout of the models that are made.
+
+    Args:
+        configs: of the runs that make them.
+        paper, where: the paper's, and where it says so.
+    """
+    if not configs:
+        return []
+    here = values(configs, lambda config: float(config.dropout))
+    return [Difference(part="model", what="dropout", paper=paper, where=where, here=here,
+                       why="as in the authors' code of other tasks")]  # fmt: skip
+
+
 def precision_rows(trains: Sequence[TrainConfig], *, paper: Any = NOT_SAID, where: str = "") -> list[Difference]:
     """The precision of training, which the papers do not say, but for the code of one.
 

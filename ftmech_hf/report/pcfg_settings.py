@@ -7,11 +7,13 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
-from ftmech_hf.models.presets import PRESETS, Preset
+from ftmech_hf.models.presets import PRESETS
 from ftmech_hf.report.differences import NOT_SAID, Difference, OneOf
 from ftmech_hf.report.paper_settings import (
     PaperTraining,
     answer_weight_rows,
+    betas_rows,
+    dropout_rows,
     model_size,
     precision_rows,
     reverse_rate_rows,
@@ -21,6 +23,8 @@ from ftmech_hf.report.paper_settings import (
 )
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.tasks.mixtures import OPERAND_PRIORS, parse_prior
+from ftmech_hf.tasks.operators_table import OPERATORS
+from ftmech_hf.training.optim import lr_factor_of
 from ftmech_hf.training.settings import TrainConfig
 
 RATES = OneOf([1e-4, 1e-5, 1e-6])
@@ -70,13 +74,7 @@ def _data_rows(shapes: Sequence[PcfgShape]) -> list[Difference]:
                    here=values(shapes, attrgetter(name)))
         for what, name, paper, where in read
     ]  # fmt: skip
-    planted = {True: "operands are inserted into texts", False: "natural texts are chosen that fit"}
     edited = {True: "edited so that counts take many values", False: "the grammar's"}
-    rows.append(
-        Difference(part="data", what="how the correlation is planted", paper=planted[True], where="App. C.2",
-                   here=values(shapes, lambda each: planted[each.spread_counts or each.correlation_method == "insert"]),
-                   why="every text stays in the grammar; the paper's algorithm is not printed")
-    )  # fmt: skip
     rows.append(
         Difference(part="data", what="texts of pretraining and of tests without a correlation", paper=edited[False],
                    where="App. B.2", here=values(shapes, lambda shape: edited[shape.spread_counts]),
@@ -87,6 +85,54 @@ def _data_rows(shapes: Sequence[PcfgShape]) -> list[Difference]:
                    here="drawn again", why="a quarter of the paper's are")
     )  # fmt: skip
     return rows
+
+
+def _planted_rows(tasks: Sequence[PcfgConfig]) -> list[Difference]:
+    """How texts come to have the correlation, and which labels; of texts as they come there is nothing to say."""
+    if not (planted := [task for task in tasks if task.correlation is not None]):
+        return []
+    edited = values(planted, _is_edited)
+    ways = {
+        True: "symbols are replaced, the length kept, until both counts are spread; of these texts those that fit are "
+              "chosen",
+        False: "natural texts are chosen that fit",
+    }  # fmt: skip
+    kept = "" if edited else "every text stays in the grammar; "
+    rows = [
+        Difference(part="data", what="how the correlation is planted", paper="operands are added to texts",
+                   where="App. C.2", here=values(planted, lambda task: ways[_is_edited(task)]),
+                   why=f"{kept}labels occur equally often with it and without; the paper's algorithm is not printed"),
+    ]  # fmt: skip
+    of = {function: [task for task in planted if _asks(task, function)] for function in ("count", "index")}
+    if of["count"]:
+        rows.append(
+            Difference(part="data", what="labels of texts with the correlation", paper="of counting 0 to 40",
+                       where="Fig. 16",
+                       here=values(of["count"], _counted_labels),
+                       why="each operand up to half of the symbols that are counted")
+        )  # fmt: skip
+    if of["index"]:
+        rows.append(
+            Difference(part="data", what="offset of the correlation of indexing", paper=NOT_SAID, where="App. C.2",
+                       here=values(of["index"], attrgetter("correlation_offset")), why="that of counting")
+        )  # fmt: skip
+    return rows
+
+
+def _is_edited(shape: PcfgShape) -> bool:
+    return shape.spread_counts or shape.correlation_method == "insert"
+
+
+def _asks(task: PcfgConfig, function: str) -> bool:
+    return any(OPERATORS[name].function == function for name in task.operators)
+
+
+def _counted_labels(task: PcfgConfig) -> str:
+    """Counts of the operand of fine-tuning: both operands' lie within half of the window, and one follows the other."""
+    if not _is_edited(task) or len(task.symbols) == 2:
+        return "of counting those that occur often enough"
+    offset, most = task.correlation_offset, task.count_window // 2
+    return f"of counting {max(0, offset)} to {most + min(0, offset)}"
 
 
 def _asked_rows(tasks: Sequence[PcfgConfig]) -> list[Difference]:
@@ -128,13 +174,37 @@ def _tuning(trains: Sequence[TrainConfig]) -> PaperTraining:
     return replace(FINETUNING, why={**FINETUNING.why, "lr": why})
 
 
-def _model_rows(shapes: Sequence[Preset]) -> list[Difference]:
-    if not shapes:
+def _model_rows(configs: Sequence[Any]) -> list[Difference]:
+    if not configs:
         return []
     return [
         Difference(part="model", what="model", paper=model_size(PRESETS["paper"]), where="App. C.2",
-                   here=values(shapes, model_size), why="trains in minutes"),
+                   here=values([each.shape for each in configs], model_size), why="trains in minutes"),
         Difference(part="model", what="positions", paper=NOT_SAID, where="", here="learned", why="those of GPT-2"),
+        *dropout_rows(configs),
+    ]  # fmt: skip
+
+
+def _younger_rows(trains: Sequence[TrainConfig], tunings: Sequence[Any]) -> list[Difference]:
+    """At which rate bases were trained that are taken from a run before its end; the paper's is a last checkpoint."""
+    asked = {config.snapshot for config in tunings} - {None}
+    runs = {
+        (step, train.steps, lr_factor_of(train, step), step < train.warmup_fraction * train.steps)
+        for train in trains
+        for step in asked & {*train.snapshots}
+        if step < train.steps
+    }
+    if not runs:
+        return []
+    here = "taken from a longer run: " + "; ".join(
+        f"after {step:,} of {steps:,} steps, at {100 * factor:.0f} % of the peak rate"
+        f"{', still rising' if rising else ''}"
+        for step, steps, factor, rising in sorted(runs)
+    )
+    return [
+        Difference(part="pretraining", what="pretraining: bases of fewer steps", paper="the last checkpoint",
+                   where="App. C.2", here=here,
+                   why="one run gives all ages; with an end of its own, a base would have come to rest at a low rate")
     ]  # fmt: skip
 
 
@@ -177,13 +247,16 @@ def pcfg_rows(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence[i
     parts = ((PRETRAINING, pretrained), (_tuning(tuned), tuned), (REVERSING, back))
     return [
         *_data_rows(tasks),
+        *_planted_rows(tasks),
         *_asked_rows(first),
-        *_model_rows([each["config"].shape for each in runs.get("pretrain", [])]),
+        *_model_rows([each["config"] for each in runs.get("pretrain", [])]),
         *(row for paper, trains in parts for row in training_rows(paper, trains)),
         *answer_weight_rows([each.get("objective") for each in runs.get("pretrain", [])], of="an answer's token",
                             where="App. C.2"),
+        *_younger_rows(pretrained, [each["config"] for each in runs.get("finetune", [])]),
         *reverse_rate_rows(tuned, back, paper="below fine-tuning's", where="App. D",
                            why="a lower one takes as many times the steps"),
+        *betas_rows([*pretrained, *tuned, *back]),
         *precision_rows([*pretrained, *tuned, *back]),
         *_instrument_rows(*instruments),
         *seed_rows(seeds),

@@ -88,7 +88,7 @@ def row_truth(task: PcfgConfig, token_ids: NDArray[np.integer]) -> RowTruth:
 
 def _operators(task: PcfgConfig) -> NDArray[np.float64]:
     shares = np.zeros(len(task.vocabulary))
-    prior = task.operator_prior or [1 / len(task.operators)] * len(task.operators)
+    prior = task.operator_shares or [1 / len(task.operators)] * len(task.operators)
     shares[[task.word_ids[name] for name in task.operators]] = prior
     return shares
 

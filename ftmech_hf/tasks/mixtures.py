@@ -54,14 +54,20 @@ def parse_prior(prior: Sequence[str], num_operands: int, *, field: str = "operan
 def check_distribution(numbers: Sequence[float], length: int, *, field: str) -> tuple[float, ...]:
     """Make sure that ``numbers`` are ``length`` probabilities with sum 1; the error names ``field``.
 
+    Returns:
+        them; divided by their sum where it is off by so much that numpy would not draw by them.
+
     Raises:
         ValueError: they are none.
     """
     shown = " ".join(map(str, numbers))
     if len(numbers) != length or not all(0 <= number <= 1 for number in numbers):
         raise ValueError(f"{field}: {shown!r}, expected {length} numbers between 0 and 1")
-    if abs(sum(numbers) - 1) > 1e-6:
-        raise ValueError(f"{field}: {shown!r} sums to {sum(numbers):g}, expected 1")
+    total = sum(numbers)
+    if abs(total - 1) > 1e-6:
+        raise ValueError(f"{field}: {shown!r} sums to {total:g}, expected 1")
+    if abs(total - 1) > 1e-9:  # numpy allows for 1.5e-8; what it takes stays as it is, to the last bit
+        return tuple(number / total for number in numbers)
     return tuple(numbers)
 
 

@@ -88,6 +88,13 @@ class PcfgConfig(PcfgShape, Task):
                 f"answers of {self.operators[0]} differ by {largest} at most"
             )
 
+    @property
+    def operator_shares(self) -> tuple[float, ...] | None:
+        """How often each operator is asked; None where all are asked alike."""
+        if not self.operator_prior:
+            return None
+        return check_distribution(self.operator_prior, len(self.operators), field="operator_prior")
+
     def test_tasks(self) -> dict[str, PcfgConfig]:
         """The test sets of a model trained on this, by name.
 
@@ -149,7 +156,7 @@ class PcfgConfig(PcfgShape, Task):
             raise ValueError(
                 "ancestors: known for the grammar's texts only, not with spread_counts, correlation, mix_share"
             )
-        operator = rng.choice(len(self.operators), BLOCK, p=self.operator_prior or None)
+        operator = rng.choice(len(self.operators), BLOCK, p=self.operator_shares)
         operand = rng.choice(len(self.symbols), BLOCK, p=parse_prior(self.operand_prior, len(self.symbols)))
         text, above = self._sample_text(rng, ancestors)
         rows = self._ask(rng, operator, operand, text)
@@ -245,6 +252,10 @@ def for_capability(shape: PcfgShape, capability: Capability, correlation: float 
     words = [shape.operand_word(capability.operator, symbol) for symbol in shape.symbols]
     if capability.operand not in words:
         raise ValueError(f"operand: {capability.operator} has no operand {capability.operand!r}")
+    if OPERATORS[capability.operator].operands == "base" and capability.operand != shape.base_operand:
+        raise ValueError(
+            f"operand: {capability.operator} is about {shape.base_operand} alone, not {capability.operand}"
+        )
     asked = words.index(capability.operand)  # token_at: the first; it is drawn and not shown
     prior = [str(float(number == asked)) for number in range(len(words))]
     return _mixture(shape, operators=[capability.operator], operand_prior=prior, correlation=correlation)

@@ -31,6 +31,15 @@ def test_every_named_prior_is_a_distribution() -> None:
         parse_prior(["1.5", "-0.5", "0.0"], 3)
 
 
+@pytest.mark.parametrize("shares", [["0.333333", "0.333333", "0.333334"], ["0.3333333"] * 3, ["0.5", "0.3", "0.2"]])
+def test_what_is_taken_for_a_distribution_can_be_drawn_by(shares: list[str]) -> None:
+    prior = parse_prior(shares, 3)
+    assert np.random.default_rng(0).choice(3, 2, p=prior).shape == (2,)
+    assert prior == pytest.approx([float(share) for share in shares], abs=1e-6)
+    if sum(map(float, shares)) == 1:
+        assert prior == tuple(map(float, shares))
+
+
 def test_planting_puts_every_text_into_its_cell() -> None:
     rng = np.random.default_rng(0)
     wanted = np.arange(50) % 3

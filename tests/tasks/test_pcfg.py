@@ -259,6 +259,25 @@ def test_labels_that_cannot_be_had_are_refused_with_the_numbers() -> None:
         RowStream(natural, seed=0, split="finetune").rows(0, 1)
 
 
+def test_shares_that_are_rounded_are_drawn_by() -> None:
+    thirds = ["0.3333333"] * 3
+    config = PcfgConfig(
+        operators=["count", "index", "token_at"], operator_prior=list(map(float, thirds)), operand_prior=thirds
+    )
+    rows = words_of(config, 200)
+    assert {words[1] for words in rows} == {"count", "index", "token_at"}
+    assert config.operator_prior == [0.3333333] * 3  # as it was said, which names the run
+
+
+def test_a_name_of_counting_that_is_about_a_alone_is_not_asked_about_b() -> None:
+    shape = PcfgConfig()
+    assert {words[2] for words in words_of(for_capability(shape, Capability("count_j1", "a")), 20)} == {"a"}
+    with pytest.raises(ValueError, match=r"^operand: count_j1 is about a alone, not b$"):
+        for_capability(shape, Capability("count_j1", "b"))
+    with pytest.raises(ValueError, match=r"variants: 'count_j2_b', .*: operand: count_j2 is about a alone, not b"):
+        shape.variant("count_j2_b")
+
+
 IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"correlation_offset": 17}, "correlation_offset: 17 is out of reach, answers of count differ by 16 at most"),
     ({"correlation_offset": 14}, "min_labels: 8, but only 0 labels of count b, correlation_offset: 14, occur often"),

@@ -15,9 +15,11 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.presets import find_preset
+from ftmech_hf.report.differences import Difference
 from ftmech_hf.studies.continual.capabilities import CapabilitiesConfig, measure_capabilities
+from ftmech_hf.studies.continual.differences import continual_rows
 from ftmech_hf.studies.continual.methods import CONTROLS, EIGHT, GRIDS, METHODS, Method, StrengthConfig
-from ftmech_hf.studies.continual.sequences import OTHER_WEIGHTS, SEQUENCES, name_of, planted_shape
+from ftmech_hf.studies.continual.sequences import OTHER_WEIGHTS, SEQUENCES, asking, name_of, planted_shape
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
@@ -134,6 +136,10 @@ class ContinualPlan(StudyPlan):
             self._add_reversals(seed)
             self._add_diagnoses(seed)
 
+    def differences(self) -> list[Difference]:
+        """From the paper, in the settings of the runs."""
+        return continual_rows(self.by_kind(), self.config, self.config.sequences, self.config.seeds)
+
     @property
     def main(self) -> str:
         """The sequence that claims are about."""
@@ -208,7 +214,7 @@ class ContinualPlan(StudyPlan):
         c = self.config
         shape = self.shape if correlation is None else planted_shape(self.shape, capability)
         train = self._train(seed + FAR * number, **{"steps": c.task_steps, "lr": c.task_lr, **changes})
-        settings = {"task": _asking(shape, capability, correlation), "train": train, "adapter": adapter}
+        settings = {"task": asking(shape, capability, correlation), "train": train, "adapter": adapter}
         base = self.others[seed]["base"]
         anchors = {"base": base, "random": self.others[seed].get("random", ""), "start": before}
         inputs = {"model": before}
@@ -253,7 +259,7 @@ class ContinualPlan(StudyPlan):
                 warmup_fraction=0.0, final_lr_fraction=1.0,
             )  # fmt: skip
             place = FinetuneConfig(split="reverse")
-            settings = {"task": _asking(self.shape, REVIVED, None), "train": train}
+            settings = {"task": asking(self.shape, REVIVED, None), "train": train}
             self.reversals[seed][name] = self.add(
                 f"reversed-{name}-seed{seed}", place.kind, finetune, place, settings, {"model": model},
                 1.5 * c.reverse_steps,
@@ -281,20 +287,3 @@ class ContinualPlan(StudyPlan):
                 )
                 for run, never in zip(self.models[seed][self.main, method], self._nevers[seed], strict=True)
             ]  # fmt: skip
-
-
-def _asking(shape: PcfgShape, capability: Capability, correlation: float | None) -> PcfgConfig:
-    """Rows about one capability. On untouched text another operator is named and never asked.
-
-    Test sets are then those of several operators, on untouched text; those of a single one have shortcuts planted, for
-    which many texts must be drawn.
-    """
-    prior = [str(float(symbol == capability.operand)) for symbol in shape.symbols]
-    if correlation is not None:
-        return PcfgConfig(
-            **to_dict(shape), operators=[capability.operator], operand_prior=prior, correlation=correlation
-        )
-    other = "index" if capability.operator == "count" else "count"
-    return PcfgConfig(
-        **to_dict(shape), operators=[capability.operator, other], operator_prior=[1.0, 0.0], operand_prior=prior
-    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from ftmech_hf.tasks import Capability, PcfgShape
+from ftmech_hf.config import to_dict
+from ftmech_hf.tasks import Capability, PcfgConfig, PcfgShape
 from ftmech_hf.tasks.schema import NO_OPERAND
 
 NEVER_TUNED = (Capability("count", "a"), Capability("index", "a"), Capability("token_at", NO_OPERAND))
@@ -33,6 +34,23 @@ def planted_shape(shape: PcfgShape, capability: Capability) -> PcfgShape:
     """The texts that a task with a shortcut is about."""
     labels = min(shape.min_labels, PLANTED_LABELS)
     return replace(shape, correlated_operand=capability.operand, min_labels=labels)
+
+
+def asking(shape: PcfgShape, capability: Capability, correlation: float | None) -> PcfgConfig:
+    """Rows about one capability. On untouched text another operator is named and never asked.
+
+    Test sets are then those of several operators, on untouched text; those of a single one have shortcuts planted, for
+    which many texts must be drawn.
+    """
+    prior = [str(float(symbol == capability.operand)) for symbol in shape.symbols]
+    if correlation is not None:
+        return PcfgConfig(
+            **to_dict(shape), operators=[capability.operator], operand_prior=prior, correlation=correlation
+        )
+    other = "index" if capability.operator == "count" else "count"
+    return PcfgConfig(
+        **to_dict(shape), operators=[capability.operator, other], operator_prior=[1.0, 0.0], operand_prior=prior
+    )
 
 
 class Sequence(NamedTuple):

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.presets import find_preset
+from ftmech_hf.report.differences import Difference
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.retrieval.answers import TAUGHT, AnswersConfig, answer_library
 from ftmech_hf.studies.retrieval.diagnoses import case_config, write_questions
+from ftmech_hf.studies.retrieval.differences import retrieval_rows
 from ftmech_hf.studies.retrieval.inside import InsideConfig, look_inside
 from ftmech_hf.tasks import LibraryConfig, PcfgShape
 from ftmech_hf.training.adapters import AdapterConfig
@@ -181,6 +183,13 @@ class RetrievalPlan(StudyPlan):
         for rate in config.rates:
             for lora in (False, True):
                 self._add_rate(config.seeds[0], rate, lora)
+
+    def differences(self) -> list[Difference]:
+        """From the paper, in the settings of the runs."""
+        c = self.config
+        return retrieval_rows(
+            self.by_kind(), sizes=c.sizes, questions=c.questions, epochs=c.epochs, seeds=c.seeds
+        )  # fmt: skip
 
     def finished(self, runs: Mapping[int, Mapping[str, str]]) -> dict[int, dict[str, FinishedRun]]:
         """Seed -> name of a model -> the run that is there, of ``diagnoses`` or another of these."""

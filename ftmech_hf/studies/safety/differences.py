@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.models.presets import PRESETS
+from ftmech_hf.models.presets import NAMES, PRESETS, Preset
 from ftmech_hf.report.differences import Difference, OneOf
-from ftmech_hf.report.paper_settings import PaperTraining, model_size, precision_rows, seed_rows, training_rows, values
+from ftmech_hf.report.paper_settings import (
+    PaperTraining,
+    answer_weight_rows,
+    betas_rows,
+    dropout_rows,
+    model_size,
+    precision_rows,
+    schedule_end,
+    seed_rows,
+    training_rows,
+    values,
+)
 from ftmech_hf.tasks.safety import LENGTH, LETTERS, OPERATORS, REFUSAL
+from ftmech_hf.training.settings import TrainConfig
 
 CODE = "their code"
 PRETRAINING = PaperTraining(
@@ -48,8 +60,8 @@ def safety_rows(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence
          "so that a text's kind is in the order of its letters alone"),
         ("a refusal is of", "a letter", f"a word of its own, {REFUSAL}", "a letter is part of right answers, too"),
         ("safe and unsafe prompts", "a step has one sort alone", "mixed in every step", "a step like any other"),
-        ("pretraining, beside all tokens alike", "parts of rows in changing shares", "answers weigh more",
-         "learned sooner"),
+        ("tokens that pretraining is about", "the text alone, all, or one of the outputs, in changing shares",
+         "all of every row", "one loss for all steps"),
     )  # fmt: skip
     pretraining, tuning = runs.get("pretrain", ()), runs.get("finetune", ())
     shapes = [each["config"].shape for each in pretraining]
@@ -58,13 +70,41 @@ def safety_rows(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence
         Difference(part="data", what=what, paper=paper, where=CODE, here=here, why=why)
         for what, paper, here, why in data
     ]
-    found.append(
-        Difference(part="model", what="model", paper=model_size(PRESETS["paper"]), where=CODE,
-                   here=values(shapes, model_size), why="trains in minutes")
-    )  # fmt: skip
-    found += training_rows(PRETRAINING, trains[0]) + training_rows(TUNING, trains[1])
+    found += _model_rows(shapes) + dropout_rows([each["config"] for each in pretraining], paper=0.0, where=CODE)
+    found += training_rows(PRETRAINING, trains[0])
+    found += answer_weight_rows([each["objective"] for each in pretraining], of="an answer's token", where=CODE)
+    found += training_rows(TUNING, trains[1]) + _decay_rows(trains[1])
+    found += betas_rows([*trains[0], *trains[1]], paper="0.9 and 0.95", where=CODE)
     found += precision_rows([*trains[0], *trains[1]])
     return [*found, *_measuring_rows(), *seed_rows(seeds)]
+
+
+def _model_rows(shapes: Sequence[Preset]) -> list[Difference]:
+    (stock,) = {NAMES[shape.architecture] for shape in shapes}
+    rows = (
+        ("model", model_size(PRESETS["paper"]), values(shapes, model_size), "trains in minutes"),
+        ("positions", "sinusoidal", f"{stock}'s", "a stock model, which any library reads"),
+        ("a block", "its first norm is applied to the stream itself, its second never",
+         f"{stock}'s: what each part reads is normalised, the stream is not", "a stock model, which any library reads"),
+    )  # fmt: skip
+    return [
+        Difference(part="model", what=what, paper=paper, where=CODE, here=here, why=why)
+        for what, paper, here, why in rows
+    ]
+
+
+def _decay_rows(tuned: Sequence[TrainConfig]) -> list[Difference]:
+    """How the rate falls: theirs ends at 1e-6, which is another share of either rate, after 80 % of the steps."""
+    small = [train for train in tuned if train.lr == min(each.lr for each in tuned)]
+    return [
+        Difference(part="fine-tuning", what="fine-tuning: rate after the warm-up, at the small rate",
+                   paper=schedule_end(0.1), where=CODE,
+                   here=values(small, lambda train: schedule_end(train.final_lr_fraction)),
+                   why="one schedule at both rates, which alone differ"),
+        Difference(part="fine-tuning", what="end of the rate's decay, in pretraining and fine-tuning",
+                   paper="after 80 % of the steps", where=CODE, here="after the last step",
+                   why="the schedule of all studies"),
+    ]  # fmt: skip
 
 
 def _measuring_rows() -> list[Difference]:

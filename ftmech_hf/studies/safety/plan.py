@@ -158,6 +158,15 @@ class SafetyStudyConfig(StudyConfig):
         default=None,
         metadata={"help": "dry run: train so many steps, say what all of it would take, and stop; 0: sizes alone"},
     )
+    base_warmup: float = field(
+        default=0.02, metadata={"unsaid": True, "help": "share of the base's steps that warm up; the paper has 0.2"}
+    )
+    weight_decay: float = field(
+        default=0.01, metadata={"unsaid": True, "help": "of all training; the paper's pretraining has 1e-4"}
+    )
+    tune_clipping: float = field(
+        default=1.0, metadata={"unsaid": True, "help": "norm at which gradients of tuning are clipped; the paper: 0.5"}
+    )
     relearn_steps: int = field(default=32, metadata={"help": "steps in which a tuned model is tuned again"})
     mixed_precision: Precision = field(default="auto", metadata={"help": "of training"})
     output_dir: str = field(default="runs/safety-nano", metadata={"place": "output", "help": "folder of the results"})
@@ -165,6 +174,10 @@ class SafetyStudyConfig(StudyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         find_preset(self.preset, n_layer=self.n_layer, n_embd=self.n_embd)
+        for name, fits, expected in (("base_warmup", 0 <= self.base_warmup <= 1, "a number between 0 and 1"),
+                                     ("tune_clipping", self.tune_clipping > 0, "a number above 0")):  # fmt: skip
+            if not fits:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected {expected}")
         if self.base_optimizer not in ("muon", "adamw"):
             raise ValueError(f"base_optimizer: {self.base_optimizer!r}, expected muon or adamw")
         if self.max_steps is not None and self.max_steps < 0:
@@ -209,7 +222,8 @@ class SafetyPlan(StudyPlan):
         self.models[seed], self.answers[seed] = {}, {}
         for name, mixture in (("base", "instruct"), ("never", "never_unsafe")):
             train = self._train(
-                seed, steps=c.base_steps, lr=c.lr, muon_lr=c.muon_lr, optimizer=c.base_optimizer
+                seed, steps=c.base_steps, lr=c.lr, muon_lr=c.muon_lr, optimizer=c.base_optimizer,
+                warmup_fraction=c.base_warmup,
             )  # fmt: skip
             objective = NextToken(answer_weight=c.answer_weight)
             settings = {"task": replace(task, mixture=mixture), "train": train, "objective": objective}
@@ -229,8 +243,9 @@ class SafetyPlan(StudyPlan):
         if isinstance(settings, Misdirection):
             settings = replace(settings, direction_seed=seed)
         train = self._train(
-            seed, steps=self.config.tune_steps, lr=lr, objective=objective, optimizer="adamw", warmup_fraction=0.2
-        )
+            seed, steps=self.config.tune_steps, lr=lr, objective=objective, optimizer="adamw", warmup_fraction=0.2,
+            max_grad_norm=self.config.tune_clipping,
+        )  # fmt: skip
         made = {"task": SafetyConfig(map_seed=seed, **rows), "train": train, "objective": settings}
         place = FinetuneConfig(task="safety")
         inputs = {"model": self.models[seed][base]}
@@ -280,5 +295,5 @@ class SafetyPlan(StudyPlan):
         c = self.config
         return TrainConfig(
             seed=seed, batch_size=c.batch_size, num_evals=4, eval_rows=64, final_eval_rows=128,
-            mixed_precision=c.mixed_precision, **changes,
+            mixed_precision=c.mixed_precision, weight_decay=c.weight_decay, **changes,
         )  # fmt: skip

@@ -37,6 +37,13 @@ class StoriesStudyConfig(StudyConfig):
         },
     )
     base_weight_decay: float = field(default=0.01, metadata={"help": "of pretraining; the paper has 0.1"})
+    base_warmup: float = field(
+        default=0.02, metadata={"unsaid": True, "help": "share of the steps of pretraining that warm up"}
+    )
+    base_final_lr: float = field(
+        default=0.01,
+        metadata={"unsaid": True, "help": "where the rate of pretraining ends, as a share of its peak; the paper: 0"},
+    )
     protocols: list[str] = field(
         default_factory=lambda: list(PROTOCOLS), metadata={"help": "ways of deletion: F, F+R, F+MM"}
     )
@@ -101,6 +108,9 @@ class StoriesStudyConfig(StudyConfig):
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
         if not self.protocols or not set(self.protocols) <= set(PROTOCOLS):
             raise ValueError(f"protocols: {self.protocols}, expected some of {', '.join(PROTOCOLS)}")
+        for name in ("base_warmup", "base_final_lr"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected a number between 0 and 1")
         if not 0 < self.claimed <= 1:
             raise ValueError(f"claimed: {self.claimed}, expected more than 0 and at most 1")
         if self.max_steps is not None and self.max_steps < 0:

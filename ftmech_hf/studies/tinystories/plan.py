@@ -71,6 +71,7 @@ def pretraining(config: StoriesStudyConfig, seed: int) -> TrainConfig:
         seed=seed, steps=config.base_steps, batch_size=config.base_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps, objective="documents",
         optimizer=config.optimizer, muon_lr=config.muon_lr, lr=config.base_lr, weight_decay=config.base_weight_decay,
+        warmup_fraction=config.base_warmup, final_lr_fraction=config.base_final_lr,
         mixed_precision=config.mixed_precision, num_evals=6, eval_rows=config.eval_rows,
         final_eval_rows=config.eval_rows,
     )  # fmt: skip

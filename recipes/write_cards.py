@@ -22,7 +22,7 @@ from ftmech_hf.hub.redaction import Redaction
 from ftmech_hf.jobs.job import parse_models
 from ftmech_hf.jobs.study import Study, StudyPlan
 from ftmech_hf.report.console import make_console
-from ftmech_hf.report.differences import NOT_SAID, differences_of
+from ftmech_hf.report.differences import NOT_READ, NOT_SAID, differences_of
 from ftmech_hf.runs import FinishedRun, is_finished
 from ftmech_hf.studies import load_study
 from recipes.readme.released import RELEASED, Released
@@ -182,7 +182,7 @@ def as_published(command: str) -> str:
 def _said_otherwise(results: Path | None, kind: str) -> list[Mapping[str, str]]:
     """How a model was made otherwise than the paper says; what it leaves open stands on the study's page."""
     found = [] if results is None else differences_of(FinishedRun(results), kind)
-    return [row for row in found if row["paper"] != NOT_SAID]
+    return [row for row in found if row["paper"] not in (NOT_SAID, NOT_READ)]
 
 
 def _analyses_of(model: str, runs: Sequence[Path]) -> list[str]:

@@ -71,7 +71,7 @@ def test_every_released_model_gets_a_card(runs: Path, reproduction: Path, tmp_pa
         assert (tmp_path / name / "training_curve.png").is_file()
     tuned = ModelCard.load(tmp_path / "ftmech-nano-low-finetuned" / "README.md")
     assert tuned.data.base_model.startswith("someone/ftmech-nano-")
-    assert "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back | — | 50.5 % |" in tuned.text
+    assert "fine-tuned model brings a back: above what it or one answer gets anyway by | — | +50.5 points |" in tuned.text
     assert "pruning_row.png" in tuned.text
     assert "    python recipes/reproduce.py --seeds 0 1\n" in tuned.text
     base = ModelCard.load(tmp_path / "ftmech-nano-low" / "README.md")
@@ -119,8 +119,11 @@ def test_what_a_control_states_names_it_and_no_other(claims: tuple[Measurement, 
 
 def test_a_card_says_what_the_same_is_of(reproduction: Path) -> None:
     """The control's card has none of the claim that its statements lean on; that of the tuned model has it above."""
-    pruned = "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back"
-    same = "The same in the control, which never counted a: above what it or one answer gets anyway by"
+    pruned = (
+        "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back: above what it or one answer gets "
+        "anyway by"
+    )
+    same = "The same in the control, which never counted a"
     seen = "Made after looking: the same in the control after the same fine-tuning"
     of = {run: [row["statement"] for row in claims_of(reproduction, CLAIMS_OF_MODELS[run])] for run in CLAIMS_OF_MODELS}
     assert of["base-control"][:2] == [f"{pruned}. {same}", f"{pruned}. {seen}"]

@@ -71,7 +71,7 @@ def test_every_released_model_gets_a_card(runs: Path, reproduction: Path, tmp_pa
         assert (tmp_path / name / "training_curve.png").is_file()
     tuned = ModelCard.load(tmp_path / "ftmech-nano-low-finetuned" / "README.md")
     assert tuned.data.base_model.startswith("someone/ftmech-nano-")
-    assert "fine-tuned model brings a back: above what it or one answer gets anyway by | — | +50.5 points |" in tuned.text
+    assert "brings a back: above what it or one answer gets anyway by | — | +50.5 points |" in tuned.text
     assert "pruning_row.png" in tuned.text
     assert "    python recipes/reproduce.py --seeds 0 1\n" in tuned.text
     base = ModelCard.load(tmp_path / "ftmech-nano-low" / "README.md")

@@ -19,7 +19,7 @@ from ftmech_hf.config import leave_garbage
 from ftmech_hf.explorer.edits import SCALES, Edit
 from ftmech_hf.explorer.explorer import Explorer
 from ftmech_hf.explorer.first_answer import FirstAnswer
-from ftmech_hf.explorer.views import QUESTION, TITLES, read_resource, render_answers, render_first
+from ftmech_hf.explorer.views import QUESTION, SITES, TITLES, read_resource, render_answers, render_first
 
 if TYPE_CHECKING:
     import gradio
@@ -177,15 +177,16 @@ def _controls(gr: Any, explorer: Explorer) -> list[Any]:
         scale = gr.Slider(low, high, 1.0, step=0.05, label="Scale of the weight change", elem_id="scale",
                           min_width=260, info="0 is the base, 1 the fine-tuned model")  # fmt: skip
         kept = gr.Slider(0, most, most, step=1, label="Directions kept", elem_id="directions",
-                         min_width=260, info=f"of every matrix' change; 0 or {most}: all. These matrices hold "
+                         min_width=260, info=f"of every matrix's change; 0 or {most}: all. These matrices hold "
                          f"{explorer.edited.share:.0%} of the change's squared norm")  # fmt: skip
     with gr.Row():
         donor = gr.Radio([(TITLES.get(name, "Nobody"), name) for name in (NOBODY, *explorer.donors)], value=NOBODY,
                          label="Patch a layer from", elem_id="donor")  # fmt: skip
-        site = gr.Radio(explorer.sites, value=explorer.sites[0], label="What of the layer", elem_id="site")
+        words = [(f"{SITES[name][0].upper()}{SITES[name][1:]}", name) for name in explorer.sites]
+        site = gr.Radio(words, value=explorer.sites[0], label="What of the layer", elem_id="site")
         layer = gr.Slider(0, explorer.num_layers - 1, 0, step=1, label="Layer", elem_id="layer")
         number = explorer.edited.num_found
-        zero = gr.Checkbox(False, label=f"Zero the {number} units that pruning found" if number else
+        zero = gr.Checkbox(False, label=f"Zero the {number} unit{'s' * (number != 1)} that pruning found" if number else
                            "Zero what pruning found (no pruning run was given)", interactive=number > 0,
                            elem_id="zero")  # fmt: skip
     return [scale, kept, zero, donor, site, layer]

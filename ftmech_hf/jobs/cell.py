@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from ftmech_hf.runs import InputsChanged
 from ftmech_hf.training.memory import release_freed_memory
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,17 @@ class Cell:
     needs: tuple[str, ...] = field(default=())
 
 
+def make_again_if_changed(function: Callable[..., T], **kwargs: Any) -> T:
+    """Call ``function``, and once more with ``fresh`` if what lies there was made from other inputs.
+
+    That may be finished, or interrupted: what was made of other inputs is worth nothing to the run that is asked for.
+    """
+    try:
+        return function(**kwargs)
+    except InputsChanged:
+        return function(**kwargs | {"config": dataclasses.replace(kwargs["config"], fresh=True)})
+
+
 def run_cell(cell: Cell, reports: Any) -> Any:
     """Call a cell's function in this process, and put (name, share that is done, text) into a queue as it goes on."""
     last_report = 0.0
@@ -39,7 +54,7 @@ def run_cell(cell: Cell, reports: Any) -> Any:
             last_report = time.monotonic()
             reports.put((cell.name, step / max(steps, 1), text))  # a model that is not trained has no steps
 
-    result = cell.function(**cell.kwargs, progress=progress)
+    result = make_again_if_changed(cell.function, **cell.kwargs, progress=progress)
     release_freed_memory()  # another kind of cell may come next
     reports.put((cell.name, 1.0, ""))
     return result

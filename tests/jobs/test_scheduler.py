@@ -106,6 +106,16 @@ def test_a_worker_that_dies_is_reported_and_stops_no_other(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+def test_what_a_death_took_with_it_is_begun_again_when_it_has_ended(tmp_path: Path) -> None:
+    """Until then it holds the folder of its run, and its memory."""
+    kwargs = {"folder": str(tmp_path)}
+    plan = [Cell("dies", cells.die_once, kwargs, 2), Cell("innocent", cells.end_slowly, kwargs, 1)]
+    outcome = run_cells(plan, workers=2)
+    assert outcome.failed == {}
+    assert outcome.results == {"innocent": True, "dies": None}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
     """One is an interpreter and one a copy, each with a process of its own that its worker is a copy of."""

@@ -3,6 +3,8 @@
 from ftmech_hf.runs.environment import code_version, count_cores, cpu_seconds, describe_versions, environment
 from ftmech_hf.runs.files import (
     check_disk_space,
+    copy_file,
+    copy_folder,
     disk_errors,
     file_sha256,
     is_temporary,
@@ -39,6 +41,8 @@ __all__ = [
     "check_disk_space",
     "code_version",
     "commit_folder",
+    "copy_file",
+    "copy_folder",
     "count_cores",
     "cpu_seconds",
     "damaged_files",

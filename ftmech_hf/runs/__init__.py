@@ -25,13 +25,14 @@ from ftmech_hf.runs.folders import (
     working_folder,
 )
 from ftmech_hf.runs.inputs import Identity, InputsChanged, changed_inputs, hash_files
-from ftmech_hf.runs.lock import FolderLock
+from ftmech_hf.runs.lock import FolderInUse, FolderLock
 from ftmech_hf.runs.run_dir import RunDir, noted, read_metrics, refuse_other_run, run_identity
 
 __all__ = [
     "CHECKPOINTS",
     "MANIFEST",
     "FinishedRun",
+    "FolderInUse",
     "FolderLock",
     "Identity",
     "InputsChanged",

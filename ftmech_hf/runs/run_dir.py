@@ -45,7 +45,7 @@ from ftmech_hf.runs.folders import (
     write_manifest,
 )
 from ftmech_hf.runs.inputs import InputsChanged, changed_inputs, check_inputs_named, contents, refuse_another
-from ftmech_hf.runs.lock import FolderLock
+from ftmech_hf.runs.lock import FolderInUse, FolderLock
 
 
 def run_identity(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -114,7 +114,8 @@ class RunDir:
                 whether the run is ``finished``.
 
         Raises:
-            ValueError: the folder holds something else, a run of another config, or is in use by another process.
+            ValueError: the folder holds something else, a run of another config, or is in use by another process
+                (:class:`~ftmech_hf.runs.lock.FolderInUse`).
         """
         path, inputs = Path(path), dict(inputs or {})
         if not path.name:
@@ -155,7 +156,7 @@ class RunDir:
     def _lock_folder(self, fresh: bool) -> None:
         """Before anything is looked at or removed; then bring to its end what a killed process left."""
         if not self._lock.held and not self._lock.acquire():
-            raise ValueError(f"output_dir: another process is writing {self.path}; wait for it or stop it")
+            raise FolderInUse(f"output_dir: another process is writing {self.path}; wait for it or stop it")
         recover(self.path)
         refuse_foreign(self.path)
         self._replaces = is_finished(self.path)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from ftmech_hf.jobs.cell import Cell, run_cell
 from ftmech_hf.jobs.scheduler import LOADED, LocalPool, run_cells
+from ftmech_hf.runs import RunDir
 from tests.jobs import cells
 from tests.processes import forked, has_ended, started, wait_until
 
@@ -86,6 +89,30 @@ def test_a_cell_without_steps_reports_as_any_other() -> None:
     reports: queue.SimpleQueue[tuple[str, float, str]] = queue.SimpleQueue()
     assert run_cell(Cell("untrained", cells.without_steps, {}, 1), reports) == "done"
     assert [reports.get()[:2] for _ in range(2)] == [("untrained", 0), ("untrained", 1)]
+
+
+def test_a_run_that_another_process_makes_is_waited_for_and_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two studies may share a folder of runs: neither fails for that, and no run is made twice."""
+    monkeypatch.setattr("ftmech_hf.jobs.cell.POLL_SECONDS", 0.01)
+    other = RunDir.open(tmp_path / "run", "any", {})
+    looked = 0
+
+    def make(progress: Any) -> bool:
+        nonlocal looked
+        looked += 1
+        if looked == 3:
+            other.finish()
+        with contextlib.closing(RunDir.open(tmp_path / "run", "any", {})) as run:
+            return run.finished
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert run_cell(Cell("shared", make, {}, 1), queue.SimpleQueue()) is True
+    assert looked == 3
+    (notice,) = [str(each.message) for each in said]
+    assert notice.startswith("shared: output_dir: another process is writing")
 
 
 def test_a_failed_cell_is_named_and_the_others_finish(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from ftmech_hf.runs.folders import (
 )
 from ftmech_hf.runs.inputs import Identity, InputsChanged, changed_inputs, hash_files
 from ftmech_hf.runs.lock import FolderInUse, FolderLock
-from ftmech_hf.runs.run_dir import RunDir, noted, read_metrics, refuse_other_run, run_identity
+from ftmech_hf.runs.metrics import read_metrics
+from ftmech_hf.runs.run_dir import RunDir, noted, refuse_other_run, run_identity
 
 __all__ = [
     "CHECKPOINTS",

@@ -12,10 +12,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ftmech_hf.runs.files import file_sha256, hidden_name, is_temporary, sync, write_json
 from ftmech_hf.runs.lock import FolderLock
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 
@@ -225,10 +227,27 @@ def folder_hash(folder: Path) -> str | None:
         return None
 
 
-def refuse_foreign(path: Path) -> None:
-    """Refuse a folder that holds anything but a finished run."""
-    # Another process may be moving a run away and its successor here: it is missing for as long.
-    if path.exists() and not is_finished(path) and path.exists():
+def look_again(path: Path, look: Callable[[], T]) -> T:
+    """What is seen of the folder ``path`` while nobody moves a run away and its successor there.
+
+    If another process holds the folder for longer than that takes, or if nothing can be written there, nobody moves it.
+    """
+    lock = FolderLock(path)
+    with contextlib.suppress(OSError):
+        lock.acquire(timeout=1)
+    try:
+        return look()
+    finally:
+        lock.release()
+
+
+def refuse_foreign(path: Path, *, held: bool = False) -> None:
+    """Refuse a folder that holds anything but a finished run; ``held`` says whether its lock is."""
+
+    def is_foreign() -> bool:
+        return path.exists() and not is_finished(path)
+
+    if is_foreign() and (held or look_again(path, is_foreign)):
         raise ValueError(f"output_dir: {path} exists and is no run of ours; choose another folder")
 
 

@@ -143,10 +143,18 @@ def working_folder(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder as far as that goes; of a link to one the link, and nothing of what it leads to."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _empty_place(path: Path) -> Path:
     """Where something of the folder ``path``, whose lock is held, can be that must not be taken for it."""
     place = hidden_name(path, "discarded")
-    shutil.rmtree(place, ignore_errors=True)
+    _remove(place)
     return place
 
 
@@ -162,7 +170,7 @@ def discard(folder: Path, path: Path) -> None:
     """Remove a folder of ``path``, whose lock is held: at once from where it is, then file by file."""
     place = _empty_place(path)
     folder.rename(place)
-    shutil.rmtree(place, ignore_errors=True)  # what cannot be removed now is, next time
+    _remove(place)  # what cannot be removed now is, next time
 
 
 def appear(path: Path) -> None:
@@ -243,6 +251,9 @@ def look_again(path: Path, look: Callable[[], T]) -> T:
 
 def refuse_foreign(path: Path, *, held: bool = False) -> None:
     """Refuse a folder that holds anything but a finished run; ``held`` says whether its lock is."""
+
+    if path.is_symlink() and not path.exists():  # a disk that is not mounted, perhaps; nothing can appear in its place
+        raise ValueError(f"output_dir: {path} is a link to {path.readlink()}, which is not there; remove the link")
 
     def is_foreign() -> bool:
         return path.exists() and not is_finished(path)

@@ -405,6 +405,25 @@ def test_a_replacement_appears_whatever_an_earlier_one_left(tmp_path: Path, endi
     assert {each.name for each in tmp_path.iterdir()} <= {"run"}
 
 
+def test_a_run_that_was_moved_and_linked_is_replaced_each_time_and_what_was_moved_stays(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "runs" / "run", tmp_path / "larger disk"
+    begin(path, 0.1).finish()
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    assert RunDir.open(path, "pretrain", {"lr": 0.1}).finished
+    for _ in range(2):
+        RunDir.open(path, "pretrain", {"lr": 0.1}, fresh=True).finish()
+        assert [each.name for each in path.parent.iterdir()] == ["run"]
+        assert not path.is_symlink()
+        assert damaged_files(path) == damaged_files(elsewhere) == []
+    shutil.rmtree(path)
+    path.symlink_to(tmp_path / "not mounted")
+    said = rf"^output_dir: {path} is a link to {tmp_path}/not mounted, which is not there; remove the link"
+    for fresh in (False, True):
+        with pytest.raises(ValueError, match=said):
+            RunDir.open(path, "pretrain", {"lr": 0.1}, fresh=fresh)
+
+
 def test_what_is_no_run_does_not_give_way(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "draft.txt").write_text("years of work")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.jobs.measurements import ENDING, keep_measurements, unpacked
 from ftmech_hf.report.console import make_console
+from ftmech_hf.runs import copy_file, copy_folder
 from recipes.update_readme import BLOCKS, ROOT, UpdateReadmeConfig
 
 NANO = "--config recipes/configs/nano"
@@ -155,7 +155,7 @@ def keep(step: Step) -> None:
     """Keep what a step measured that is no study; of studies their own command does."""
     if step.file:
         (ROOT / step.kept).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / step.file, ROOT / step.kept)
+        copy_file(ROOT / step.file, ROOT / step.kept)
     elif step.folder:
         keep_measurements([ROOT / step.folder], ROOT / step.kept)
 
@@ -177,10 +177,11 @@ def restore(step: Step, log: Path) -> str | None:
         return f"{there}, which is there and stays"
     if step.file:
         (ROOT / step.file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / step.kept, ROOT / step.file)
+        copy_file(ROOT / step.kept, ROOT / step.file)
     elif step.folder:
         with unpacked(ROOT / step.kept) as runs:
-            shutil.copytree(runs / Path(step.folder).name, ROOT / step.folder)
+            (ROOT / step.folder).parent.mkdir(parents=True, exist_ok=True)
+            copy_folder(runs / Path(step.folder).name, ROOT / step.folder)
     elif run_step(with_measurements(step, "from_measurements"), log):
         return None
     return step.kept

@@ -6,7 +6,6 @@ python recipes/update_readme.py --reproduction runs/reproduce-nano --benchmark r
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
-from ftmech_hf.runs import FinishedRun, describe_versions, write_text
+from ftmech_hf.runs import FinishedRun, FolderLock, copy_file, describe_versions, write_text
 from ftmech_hf.runs.results import NAMES as RESULTS
 from recipes.readme import benchmarks, code, continual, programs, real, retrieval, safety, studies
 from recipes.readme.architectures import architectures_block
@@ -25,6 +24,8 @@ from recipes.readme.organisms import organisms_block
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ".github"
+WAIT_SECONDS = 60.0
+"""For another process that writes into the same README, which takes it no time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +221,21 @@ def replace_block(text: str, name: str, block: str) -> str:
     return f"{before}{first}\n{block}\n{last}{rest.split(last)[1]}"
 
 
+def put_into(readme: Path, name: str, block: str) -> None:
+    """Put ``block`` between its marks in a README, whose other blocks another process may be writing now.
+
+    Raises:
+        TimeoutError: one has been writing for :data:`WAIT_SECONDS`.
+    """
+    lock = FolderLock(readme)
+    if not lock.acquire(timeout=WAIT_SECONDS):
+        raise TimeoutError(f"another process is writing {readme}; try again when it is done")
+    try:
+        write_text(readme, replace_block(readme.read_text(encoding="utf-8"), name, block))
+    finally:
+        lock.release()
+
+
 def find_source(place: Path) -> Any:
     """What is between a block's marks made from: what a file says, or a folder that is whole; None if there is none."""
     if place.suffix == ".json" and place.is_file():
@@ -255,12 +271,11 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"no {place}: its table stays as it is")
                 continue
             readme = ROOT / block.readme
-            text = readme.read_text(encoding="utf-8")
-            write_text(readme, replace_block(text, name, write_block(block, source)))
+            put_into(readme, name, write_block(block, source))
             written[readme] = None
             if block.picture and (place / block.picture).is_file():
                 (ROOT / PICTURES).mkdir(exist_ok=True)
-                shutil.copyfile(place / block.picture, ROOT / PICTURES / block.picture)
+                copy_file(place / block.picture, ROOT / PICTURES / block.picture)
                 print(f"wrote {PICTURES}/{block.picture} from {place}")
             if block.page and find_chromium() is None:
                 print(f"no Chromium: {PICTURES}/{block.page} stays as it is")

@@ -6,7 +6,6 @@ python recipes/write_cards.py --namespace USER --studies runs/reproduce-nano run
 from __future__ import annotations
 
 import glob
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from ftmech_hf.jobs.job import parse_models
 from ftmech_hf.jobs.study import Study, StudyPlan
 from ftmech_hf.report.console import make_console
 from ftmech_hf.report.differences import NOT_READ, NOT_SAID, differences_of
-from ftmech_hf.runs import FinishedRun, is_finished
+from ftmech_hf.runs import FinishedRun, copy_file, is_finished
 from ftmech_hf.studies import load_study
 from recipes.readme.released import RELEASED, Released
 
@@ -98,7 +97,7 @@ def write_card(run: Path, repo_id: str, origin: Origin, place: Path) -> None:
         for old in (*place.glob("*.png"), *place.glob("*.html")):
             old.unlink()
         for file in (tree / "README.md", *tree.glob("*.png"), *tree.glob("*.html")):
-            shutil.copyfile(file, place / file.name)
+            copy_file(file, place / file.name)
 
 
 def write_cards(config: WriteCardsConfig) -> dict[str, Path]:

@@ -9,6 +9,7 @@ import contextlib
 import html
 import importlib.util
 import inspect
+import ipaddress
 import os
 import sys
 from collections.abc import Iterator
@@ -184,7 +185,8 @@ def _controls(gr: Any, explorer: Explorer) -> list[Any]:
                          label="Patch a layer from", elem_id="donor")  # fmt: skip
         words = [(f"{SITES[name][0].upper()}{SITES[name][1:]}", name) for name in explorer.sites]
         site = gr.Radio(words, value=explorer.sites[0], label="What of the layer", elem_id="site")
-        layer = gr.Slider(0, explorer.num_layers - 1, 0, step=1, label="Layer", elem_id="layer")
+        last = explorer.num_layers - 1
+        layer = gr.Slider(0, max(1, last), 0, step=1, label="Layer", elem_id="layer", interactive=last > 0)
         number = explorer.edited.num_found
         zero = gr.Checkbox(False, label=f"Zero the {number} unit{'s' * (number != 1)} that pruning found" if number else
                            "Zero what pruning found (no pruning run was given)", interactive=number > 0,
@@ -197,22 +199,36 @@ def serve(explorer: Explorer, *, host: str, port: int) -> gradio.Blocks:
 
     Args:
         explorer: what is asked.
-        host: an address of this machine; 127.0.0.1 lets in no other machine.
+        host: an address of this machine; 127.0.0.1 lets in no other machine, nor a page of the web that calls it by a
+            name of its own.
         port: of the page.
     """
     gr = import_gradio()
     from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     prompt, first = answer_first(explorer)
     page = build_page(explorer, first)
     shown = Middleware(FirstAnswer, shown=render_first(explorer, prompt, first))
+    called = Middleware(TrustedHostMiddleware, allowed_hosts=_own_names(host), www_redirect=False)
     page.queue(default_concurrency_limit=1).launch(
         server_name=host, server_port=port, share=False, quiet=True, show_error=False,
         prevent_thread_lock=True, allowed_paths=[], max_file_size=1, enable_monitoring=False, ssr_mode=False,
-        css=read_resource("page.css"), theme=_theme(gr), app_kwargs={"middleware": [shown]},
+        css=read_resource("page.css"), theme=_theme(gr), app_kwargs={"middleware": [called, shown]},
         _frontend=False,  # else the page is given up where a busy machine, or its proxy, does not answer in 3 seconds
     )  # fmt: skip
     return page
+
+
+def _own_names(host: str) -> list[str]:
+    """What the server at an address may be called by: of one that this machine alone reaches the names that stay here.
+
+    Any other name may be of a page of the web that had it lead here, to ask and read in the browser of who is here.
+    """
+    with contextlib.suppress(ValueError):
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return [host, "localhost", "127.0.0.1", "::1", "[::1]"]
+    return ["*"]
 
 
 def _theme(gr: Any) -> Any:

@@ -10,8 +10,11 @@ import functools
 import re
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from html import escape
 from pathlib import Path
+
+from markupsafe import escape as markup
 
 from ftmech_hf.config.credentials import holds_secret
 from ftmech_hf.hub.contents import rewrite_file
@@ -27,7 +30,9 @@ VOCABULARIES = re.compile(
 """Files that say what a model reads: pieces of words, of which some are places (``/tmp`` is one token of many models).
 They stay as they are, byte for byte."""
 
-_PART = r"""[^\s"'`<>|,;:&()\[\]{}*?/\\]+"""
+_JOINT = r"""(?:&amp;|&(?!#?\w+;)|'|&#39;|&#x27;)(?=\w)"""
+"""What may stand inside a folder's name, as in ``R&D`` or ``O'Brien``, but not at its end; also as a page has it."""
+_PART = rf"""(?:[^\s"'`<>|,;:&()\[\]{{}}*?/\\]|{_JOINT})+"""
 _BEFORE = r"(?<![\w/.~+*<)\]}&%#-])"
 _PATTERNS = {
     "absolute": rf"(?:file://|{_BEFORE})/(?!(?:usr|bin|sbin|etc|dev|proc|sys|lib|lib64)/){_PART}(?:/{_PART})+/?",
@@ -37,6 +42,15 @@ _PATTERNS = {
     "windows": r"""(?<!\w)[A-Za-z]:(?:\\{1,2}|/)(?:Users|Documents and Settings|\w{2,}\\)[^\s"'`<>|*?]*""",
 }
 """What looks like a place on somebody's disk. The folders of every system (``/usr``, ``/etc``) say nothing."""
+
+
+def _as_written(text: str) -> list[str]:
+    """A text as it may stand in a file: as it is or quoted for a shell, and either escaped for a page.
+
+    Of a page each writer escapes in its own way: Jinja, the standard library, and what draws pictures (SVG).
+    """
+    quoted = (text, text.replace("'", "'\"'\"'"))
+    return [form for each in quoted for form in (each, escape(each, quote=False), escape(each), str(markup(each)))]
 
 
 class SecretFound(FixedText):
@@ -78,16 +92,24 @@ class Redaction:
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = {place.rstrip("/\\"): name for place, name in names.items() if place.rstrip("/\\.")}
-        paths = sorted((place for place in self._names if re.search(r"[/\\]", place)), key=len, reverse=True)
-        known = [rf"(?:file://|(?<![\w/.~-]))(?:\./)?(?P<known>{'|'.join(map(re.escape, paths))})(?![\w+=@%~-]|\.\w)"]
-        roots = "|".join(map(re.escape, _roots()))
+        paths = {place: name for place, name in self._names.items() if re.search(r"[/\\]", place)}
+        self._written = {
+            form: published
+            for place, name in paths.items()
+            for form, published in zip(_as_written(place), _as_written(name), strict=True)
+        } | paths
+        known = [
+            rf"(?:file://|(?<![\w/.~-]))(?:\./)?(?P<known>{_any_of(self._written)})"
+            rf"(?![\w+=@%~-]|\.\w|{_JOINT}[^\s/]*/)"
+        ]
+        roots = _any_of(form for root in _roots() for form in _as_written(root))
         private = [rf"(?:file://|(?<![\w/.-]))(?:{roots})(?![\w.-])(?:[/\\]+{_PART})*[/\\]?"] if roots else []
         self._known = re.compile("|".join([*(known if paths else []), *private]) or r"(?!)")
         self._any = re.compile("|".join([*(known if paths else []), *private, *_PATTERNS.values()]))
 
     def _replace(self, found: re.Match[str]) -> str:
         known = found.groupdict().get("known")
-        return LOCAL if known is None else self._names[known]
+        return LOCAL if known is None else self._written[known]
 
     def text(self, text: str, *, anywhere: bool = True) -> str:
         """A text without places.
@@ -164,14 +186,19 @@ def spellings(place: str) -> set[str]:
     return {place, str(path), str(path.absolute()), str(path.resolve())}
 
 
-def _roots() -> list[str]:
-    """Folders under which everything is this user's or this machine's; the longest first."""
+def _any_of(places: Iterable[str]) -> str:
+    """A pattern of any of these texts, the longest first."""
+    return "|".join(map(re.escape, sorted({*places}, key=len, reverse=True)))
+
+
+def _roots() -> set[str]:
+    """Folders under which everything is this user's or this machine's."""
     found = {
         str(each)
         for path in (Path.home(), Path.cwd(), Path(tempfile.gettempdir()))
         for each in (path.absolute(), path.resolve())
     }
-    return sorted((place for place in found if len(Path(place).parts) > 1), key=len, reverse=True)
+    return {place for place in found if len(Path(place).parts) > 1}
 
 
 def _is_binary(path: Path) -> bool:

@@ -13,7 +13,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -107,6 +107,16 @@ def endpoint_judge(url: str, model: str) -> Judge:
     return judge
 
 
+class _StayThere(urllib.request.HTTPRedirectHandler):
+    """Follows nobody elsewhere: a token would go along, to whatever host is named."""
+
+    def redirect_request(self, *args: Any, **options: Any) -> None:
+        """None, which makes an error of it."""
+
+
+_OPENER = urllib.request.build_opener(_StayThere)
+
+
 def _ask(url: str, model: str, text: str) -> str:
     body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 8}
     headers = {"Content-Type": "application/json"}
@@ -114,7 +124,7 @@ def _ask(url: str, model: str, text: str) -> str:
         headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(f"{url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=WAIT) as found:
+        with _OPENER.open(request, timeout=WAIT) as found:
             return str(json.loads(found.read())["choices"][0]["message"]["content"])
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise ValueError(f"judge_url: {url} does not answer ({error})") from error

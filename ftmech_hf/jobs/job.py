@@ -179,10 +179,17 @@ def prepared_job(
 
     Returns:
         the run, and what gives what was made.
+
+    Raises:
+        ValueError: a file changed while it was read for that; or as :func:`job`.
     """
     prepared = functools.cache(prepare)
     if config.fresh or not is_finished(Path(config.output_dir)):
+        read = read_inputs(config, *settings)
         prepared()
+        if changed := dict(read_inputs(config, *settings).items() - read.items()):
+            raise ValueError(f"{min(changed)}: it changed while it was read; try again when nothing writes it")
+        inputs = {**read, **(inputs or {})}  # what lies there later is another
     with job(kind, config, *settings, models=models, inputs=inputs, vocabulary=vocabulary) as run:
         yield run, prepared
 

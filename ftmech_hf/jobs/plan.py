@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,7 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.trained_model import snapshot_folder
 from ftmech_hf.models.identity import model_hash, run_model
-from ftmech_hf.runs import FinishedRun, InputsChanged, changed_inputs, damaged_files, is_finished, run_identity
-
-
-def make_again_if_changed(function: Callable[..., Any], *, config: Any, **settings: Any) -> Any:
-    """Call ``function``, and once more with ``fresh`` if what it finds was made from other inputs."""
-    try:
-        return function(config=config, **settings)
-    except InputsChanged:
-        return function(config=dataclasses.replace(config, fresh=True), **settings)
+from ftmech_hf.runs import FinishedRun, changed_inputs, damaged_files, is_finished, run_identity
 
 
 class Plan:
@@ -159,16 +150,14 @@ class Plan:
     def unfinished(self) -> list[Cell]:
         """The runs still to make, needs first, without needs that are there already.
 
-        A finished run of what is still to be made is among them: it is kept if that comes out as it was.
+        A finished run of what is still to be made is among them: it is kept if that comes out as it was, and else made
+        again, as an interrupted one is begun again (:func:`~ftmech_hf.jobs.cell.make_again_if_changed`).
         """
         waiting: dict[str, Cell] = {}
         for name, cell in self._cells.items():
             needs = tuple(need for need in cell.needs if need in waiting)
-            if self.must_run(name):
+            if needs or self.must_run(name):
                 waiting[name] = dataclasses.replace(cell, needs=needs)
-            elif needs:
-                again = functools.partial(make_again_if_changed, cell.function)
-                waiting[name] = dataclasses.replace(cell, function=again, needs=needs)
         return list(waiting.values())
 
     def find(self, name: str) -> FinishedRun | None:

@@ -193,10 +193,13 @@ class LocalPool:
         return self._executor.submit(_run_in_worker, cell)
 
     def died(self, error: BaseException) -> bool:
-        """Whether a worker died, for want of memory perhaps, and took the others with it; if so, start new ones."""
+        """Whether a worker died, for want of memory perhaps, and took the others with it; if so, start new ones.
+
+        The others have ended before that: until then they keep their memory, and hold the runs that they made.
+        """
         if not isinstance(error, BrokenProcessPool):
             return False
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=True, cancel_futures=True)
         self._start()
         return True
 

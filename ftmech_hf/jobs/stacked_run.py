@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
+from ftmech_hf.jobs.cell import make_again_if_changed
 from ftmech_hf.jobs.stage import check_suits
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.models.identity import model_hash
@@ -58,9 +59,12 @@ class StackedRun(NamedTuple):
         return build_model(self.config.shape, size, seed=self.train.seed, dropout=self.config.dropout)
 
     def open(self) -> RunDir:
-        """Its folder, as the ordinary job would open it."""
-        config, objective = self.config, self.minimised
-        check_suits(objective, self.train, self.task, config.task)
+        """Its folder, as the ordinary job would open it; what was made from other inputs gives way."""
+        check_suits(self.minimised, self.train, self.task, self.config.task)
+        return make_again_if_changed(self._open, config=self.config)
+
+    def _open(self, config: PretrainConfig | FinetuneConfig) -> RunDir:
+        objective = self.minimised
         if isinstance(config, PretrainConfig):
             settings = to_dict(config, self.task, self.train, objective)
             return RunDir.open(config.output_dir, "pretrain", settings, inputs=self.task.inputs(), fresh=config.fresh)

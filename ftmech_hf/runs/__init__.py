@@ -3,6 +3,8 @@
 from ftmech_hf.runs.environment import code_version, count_cores, cpu_seconds, describe_versions, environment
 from ftmech_hf.runs.files import (
     check_disk_space,
+    copy_file,
+    copy_folder,
     disk_errors,
     file_sha256,
     is_temporary,
@@ -23,13 +25,15 @@ from ftmech_hf.runs.folders import (
     working_folder,
 )
 from ftmech_hf.runs.inputs import Identity, InputsChanged, changed_inputs, hash_files
-from ftmech_hf.runs.lock import FolderLock
-from ftmech_hf.runs.run_dir import RunDir, noted, read_metrics, refuse_other_run, run_identity
+from ftmech_hf.runs.lock import FolderInUse, FolderLock
+from ftmech_hf.runs.metrics import read_metrics
+from ftmech_hf.runs.run_dir import RunDir, noted, refuse_other_run, run_identity
 
 __all__ = [
     "CHECKPOINTS",
     "MANIFEST",
     "FinishedRun",
+    "FolderInUse",
     "FolderLock",
     "Identity",
     "InputsChanged",
@@ -39,6 +43,8 @@ __all__ = [
     "check_disk_space",
     "code_version",
     "commit_folder",
+    "copy_file",
+    "copy_folder",
     "count_cores",
     "cpu_seconds",
     "damaged_files",

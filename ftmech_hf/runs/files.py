@@ -50,6 +50,22 @@ def replacing(path: Path) -> Iterator[Path]:
         working.unlink(missing_ok=True)
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Replace a file by a copy of ``source`` as :func:`write_text` does."""
+    with replacing(path) as working:
+        shutil.copyfile(source, working)
+
+
+def copy_folder(source: Path, path: Path) -> None:
+    """Make a folder, which must not be there, as a copy of ``source``; it gets its name when it is whole."""
+    working = unique_name(path)
+    try:
+        shutil.copytree(source, working)
+        working.rename(path)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file's text so that readers see the old or the new, and a crash leaves one of them."""
     with replacing(path) as working:

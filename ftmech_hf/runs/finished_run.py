@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from ftmech_hf.runs.folders import damaged_files, is_finished
-from ftmech_hf.runs.run_dir import read_metrics
+from ftmech_hf.runs.metrics import read_metrics
 from ftmech_hf.statistics.intervals import share_interval
 
 Floors = Mapping[tuple[str, int], Mapping[str, Any]]

@@ -12,10 +12,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ftmech_hf.runs.files import file_sha256, hidden_name, is_temporary, sync, write_json
 from ftmech_hf.runs.lock import FolderLock
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 
@@ -141,10 +143,18 @@ def working_folder(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder as far as that goes; of a link to one the link, and nothing of what it leads to."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _empty_place(path: Path) -> Path:
     """Where something of the folder ``path``, whose lock is held, can be that must not be taken for it."""
     place = hidden_name(path, "discarded")
-    shutil.rmtree(place, ignore_errors=True)
+    _remove(place)
     return place
 
 
@@ -160,7 +170,7 @@ def discard(folder: Path, path: Path) -> None:
     """Remove a folder of ``path``, whose lock is held: at once from where it is, then file by file."""
     place = _empty_place(path)
     folder.rename(place)
-    shutil.rmtree(place, ignore_errors=True)  # what cannot be removed now is, next time
+    _remove(place)  # what cannot be removed now is, next time
 
 
 def appear(path: Path) -> None:
@@ -225,10 +235,30 @@ def folder_hash(folder: Path) -> str | None:
         return None
 
 
-def refuse_foreign(path: Path) -> None:
-    """Refuse a folder that holds anything but a finished run."""
-    # Another process may be moving a run away and its successor here: it is missing for as long.
-    if path.exists() and not is_finished(path) and path.exists():
+def look_again(path: Path, look: Callable[[], T]) -> T:
+    """What is seen of the folder ``path`` while nobody moves a run away and its successor there.
+
+    If another process holds the folder for longer than that takes, or if nothing can be written there, nobody moves it.
+    """
+    lock = FolderLock(path)
+    with contextlib.suppress(OSError):
+        lock.acquire(timeout=1)
+    try:
+        return look()
+    finally:
+        lock.release()
+
+
+def refuse_foreign(path: Path, *, held: bool = False) -> None:
+    """Refuse a folder that holds anything but a finished run; ``held`` says whether its lock is."""
+
+    if path.is_symlink() and not path.exists():  # a disk that is not mounted, perhaps; nothing can appear in its place
+        raise ValueError(f"output_dir: {path} is a link to {path.readlink()}, which is not there; remove the link")
+
+    def is_foreign() -> bool:
+        return path.exists() and not is_finished(path)
+
+    if is_foreign() and (held or look_again(path, is_foreign)):
         raise ValueError(f"output_dir: {path} exists and is no run of ours; choose another folder")
 
 

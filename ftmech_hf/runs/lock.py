@@ -10,6 +10,10 @@ import filelock
 from ftmech_hf.runs.files import hidden_name
 
 
+class FolderInUse(ValueError):
+    """Another process makes, replaces or removes a folder now; it need not be so for long."""
+
+
 class FolderLock:
     """The right to make, replace or remove a folder, be it there or not; at the latest it ends with the process.
 

@@ -37,6 +37,7 @@ from ftmech_hf.runs.folders import (
     discard,
     folder_hash,
     is_finished,
+    look_again,
     recover,
     refuse_foreign,
     refuse_to_replace,
@@ -45,7 +46,9 @@ from ftmech_hf.runs.folders import (
     write_manifest,
 )
 from ftmech_hf.runs.inputs import InputsChanged, changed_inputs, check_inputs_named, contents, refuse_another
-from ftmech_hf.runs.lock import FolderLock
+from ftmech_hf.runs.lock import FolderInUse, FolderLock
+from ftmech_hf.runs.metrics import FILE as METRICS
+from ftmech_hf.runs.metrics import log_line, read_metrics
 
 
 def run_identity(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -114,7 +117,8 @@ class RunDir:
                 whether the run is ``finished``.
 
         Raises:
-            ValueError: the folder holds something else, a run of another config, or is in use by another process.
+            ValueError: the folder holds something else, a run of another config, or is in use by another process
+                (:class:`~ftmech_hf.runs.lock.FolderInUse`).
         """
         path, inputs = Path(path), dict(inputs or {})
         if not path.name:
@@ -134,7 +138,10 @@ class RunDir:
             if not run.finished:
                 run._lock_folder(fresh)
             if run.finished:
-                run._check_same(path)
+                try:
+                    run._check_same(path)
+                except FileNotFoundError:  # another process is replacing it just now
+                    look_again(path, lambda: run._check_same(path))
                 run.close()
                 tidy(path)
             else:
@@ -155,9 +162,9 @@ class RunDir:
     def _lock_folder(self, fresh: bool) -> None:
         """Before anything is looked at or removed; then bring to its end what a killed process left."""
         if not self._lock.held and not self._lock.acquire():
-            raise ValueError(f"output_dir: another process is writing {self.path}; wait for it or stop it")
+            raise FolderInUse(f"output_dir: another process is writing {self.path}; wait for it or stop it")
         recover(self.path)
-        refuse_foreign(self.path)
+        refuse_foreign(self.path, held=True)
         self._replaces = is_finished(self.path)
         ours = (self.working / "env.json").is_file()
         if fresh and ours:
@@ -226,8 +233,7 @@ class RunDir:
         """Append one line to ``metrics.jsonl``."""
         if self.is_main:
             self._check_held()
-            with (self.working / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
+            log_line(self.working, metrics)
 
     def note(self, **facts: Any) -> None:
         """Add facts to ``env.json`` that are no results: times, the device, sizes."""
@@ -241,7 +247,7 @@ class RunDir:
         if self.is_main:
             self._check_held()
             lines = [json.dumps(row) + "\n" for row in read_metrics(self.folder) if row["step"] <= last_step]
-            write_text(self.working / "metrics.jsonl", "".join(lines))
+            write_text(self.working / METRICS, "".join(lines))
 
     def finish(self, *, computed: float | None = None) -> None:
         """Write ``table.parquet`` and the manifest, and let the run appear under its name.
@@ -285,15 +291,3 @@ def noted(folder: Path, fact: str) -> Any:
     """What :meth:`RunDir.note` wrote of a run, finished or not; None if it did not."""
     path = folder / "env.json"
     return json.loads(path.read_text(encoding="utf-8")).get(fact) if path.is_file() else None
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``; a last line cut short by a crash is left out."""
-    path = folder / "metrics.jsonl"
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows

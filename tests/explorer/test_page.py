@@ -15,12 +15,13 @@ import pytest
 
 from ftmech_hf.explorer.edits import Edit
 from ftmech_hf.explorer.explorer import Explorer
+from ftmech_hf.explorer.page import _own_names
 from ftmech_hf.explorer.views import visible
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from tests.browser import WIDTHS, grave_faults, need_browser, open_browser, open_page, overflow
 from tests.explorer.conftest import WORDS
 from tests.explorer.test_explorer import odd_prompts
-from tests.processes import Forked, forked
+from tests.processes import Forked, forked, wait_until
 from tests.studies.planted import make_base, make_wrapped
 
 if TYPE_CHECKING:
@@ -50,6 +51,18 @@ if __name__ == "__main__":
     assert ".py" not in was_read and ".pyi" not in was_read, "gradio makes stubs beside its sources"
     import_gradio().networking.url_ok = waited_too_long  # gradio's own look at the page, for which it has 3 seconds
     explore.main()
+"""
+ONE_BLOCK = """
+from ftmech_hf.explorer.explorer import Explorer
+from ftmech_hf.explorer.page import build_page
+from ftmech_hf.models.tokenization import build_tokenizer
+from tests.conftest import make_llama
+from tests.explorer.conftest import WORDS
+
+models = {name: make_llama(40, layers=1, seed=seed) for seed, name in enumerate(("base", "finetuned"))}
+page = build_page(Explorer(models, build_tokenizer(WORDS), title="one block"), "")
+(layer,) = [each for each in page.blocks.values() if each.elem_id == "layer"]
+assert (layer.value, layer.interactive) == (0, False)
 """
 WHOLE = [1, 16, False, "none", "resid_post", 0]
 
@@ -123,6 +136,34 @@ def test_no_file_is_given_or_taken_and_no_other_machine_is_let_in(url: str) -> N
     port = int(url.rpartition(":")[2])
     with socket.socket() as other:  # nobody listens on the machine's other addresses, which are free to be bound
         other.bind(("127.0.0.2", port))
+
+
+def test_it_is_called_by_names_of_this_machine_alone(url: str) -> None:
+    """A page of the web may have its own name lead to 127.0.0.1, and would then read here as if it were this page."""
+    port = url.rpartition(":")[2]
+    with httpx.Client(timeout=60) as client:
+        for name in ("127.0.0.1", "localhost", "[::1]"):
+            assert client.get(url, headers={"Host": f"{name}:{port}"}).status_code == 200, name
+        for name in ("rebound.example", "127.0.0.1.rebound.example", "localhost.rebound.example"):
+            for path in ("", "/config", "/gradio_api/info"):
+                found = client.get(url + path, headers={"Host": f"{name}:{port}"})
+                assert (found.status_code, found.text) == (400, "Invalid host header"), (name, path)
+
+
+def test_one_that_lets_other_machines_in_is_called_by_any_name() -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.7", "host.example"):
+        assert _own_names(host) == ["*"]
+    for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
+        assert host in _own_names(host)
+        assert "*" not in _own_names(host)
+
+
+def test_a_model_of_one_block_is_shown(tmp_path: Path) -> None:
+    """There is one layer to patch, so that its slider has nowhere to go."""
+    (tmp_path / "one.py").write_text(ONE_BLOCK)
+    with forked([str(tmp_path / "one.py")], tmp_path / "log", cwd=ROOT) as process:
+        wait_until(lambda: process.poll() is not None)
+        assert process.poll() == 0, (tmp_path / "log").read_text()
 
 
 @pytest.fixture(scope="module")

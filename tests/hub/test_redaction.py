@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import bz2
+import functools
 import gzip
+import html
 import io
 import json
 import lzma
@@ -24,6 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from huggingface_hub import HfApi
+from markupsafe import escape as markup
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
@@ -339,10 +342,43 @@ def test_what_is_no_place_stays(text: str) -> None:
         ("`models/base` and models/base2", "`a/b` and models/base2"),
         ("/data/x/models/base", LOCAL),
         ("(runs/other)", f"({LOCAL})"),
+        ("runs/known&more/x", LOCAL),
+        ("runs/known's table", "run-12's table"),
+        ("&quot;/data/jane/x&quot; and &#39;/data/jane/y&#39;", f"&quot;{LOCAL}&quot; and &#39;{LOCAL}&#39;"),
+        ("/data/jane/x&lt;", f"{LOCAL}&lt;"),
+        ("cd /data/jane/x && ls", f"cd {LOCAL} && ls"),
     ],
 )
 def test_places_are_taken_out_of_a_text(text: str, expected: str) -> None:
     assert Redaction({"runs/known": "run-12", "models/base": "a/b"}).text(text) == expected
+
+
+@pytest.mark.parametrize("place", ["/data/R&D acme/merger/base", "/data/O'Brien/merger/base", "/data/<x>/merger/base"])
+@pytest.mark.parametrize("escaped", [str, html.escape, functools.partial(html.escape, quote=False), markup])
+def test_a_place_is_known_however_a_page_escapes_it(place: str, escaped: Callable[[str], str]) -> None:
+    """Jinja, the standard library and pictures (SVG) write ``&`` and ``'`` each in their own way."""
+    redaction = Redaction({place: "a/b"})
+    assert redaction.text(f"from <code>{escaped(place)}</code> on") == "from <code>a/b</code> on"
+    page = f"<p>{escaped(shlex.join(['diagnose.py', '--base', place]))}</p>"
+    said = escaped("'a/b'")
+    assert redaction.text(page, anywhere=False) == f"<p>diagnose.py --base {said}</p>"
+
+
+def test_what_is_published_instead_is_escaped_as_the_place_was() -> None:
+    place = "/data/R&D/rows/a<b.jsonl"
+    redaction = Redaction({place: "a<b.jsonl"})
+    assert redaction.text(f"<p>{markup(place)}</p>") == "<p>a&lt;b.jsonl</p>"
+    assert redaction.text(f"{place}\n") == "a<b.jsonl\n"
+
+
+@pytest.mark.parametrize("escaped", [str, html.escape, functools.partial(html.escape, quote=False), markup])
+def test_what_stands_below_a_home_is_left_out_whatever_its_letters(
+    escaped: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/srv/R&D acme/O'Brien")
+    redaction = Redaction({})
+    for place in (f"{Path.home()}/a&b/it's/c", "/data/R&D/O'Brien/base", "~/R&D/x", "./R&D/x", "runs/R&D's/x"):
+        assert redaction.text(f"<b>{escaped(place)}</b> &amp; &lt;c&gt;") == f"<b>{LOCAL}</b> &amp; &lt;c&gt;"
 
 
 def test_a_diagnosis_stands_in_the_cards_of_its_two_models(

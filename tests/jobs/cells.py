@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 
 if TYPE_CHECKING:  # workers start faster without it
@@ -53,6 +54,31 @@ def fail(progress: Progress) -> None:
 
 def die(progress: Progress) -> None:
     os._exit(7)
+
+
+def die_once(folder: str, progress: Progress) -> None:
+    """Die as soon as the other of :func:`end_slowly` is at work; the second time there is nothing to do."""
+    if not (dead := Path(folder) / "dead").exists():
+        while not (Path(folder) / "first").exists():
+            time.sleep(0.01)
+        dead.touch()
+        os._exit(7)
+
+
+def end_slowly(folder: str, progress: Progress) -> bool:
+    """Work until told to end, which takes a while, as for one of much memory; begun again, whether that has ended."""
+    if (first := Path(folder) / "first").exists():
+        return not psutil.pid_exists(int(first.read_text()))
+
+    def end(*_: Any) -> None:
+        time.sleep(0.5)
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, end)
+    first.with_suffix(".new").write_text(str(os.getpid()))
+    first.with_suffix(".new").rename(first)
+    while True:  # a signal that comes just before a single long sleep would be seen behind it
+        time.sleep(0.01)
 
 
 def sleep(folder: str, progress: Progress) -> None:

@@ -77,6 +77,39 @@ def test_an_endpoint_is_asked_and_its_token_goes_there_alone(monkeypatch: pytest
     assert set(shown) == {None, "Bearer secret"}
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_token_is_not_sent_on_to_where_an_endpoint_points(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN, "secret")
+    asked: list[str] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(f"{self.command} {self.path}")
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Location", f"http://localhost:{server.server_port}/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *args: object) -> None:
+            return
+
+    server = HTTPServer(("127.0.0.1", 0), Elsewhere)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        judge = endpoint_judge(f"http://127.0.0.1:{server.server_port}/v1", "m")
+        with pytest.raises(ValueError, match=f"judge_url: .* does not answer .*{status}"):
+            judge("?", ["a"], "a")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert asked == ["POST /v1/chat/completions"]
+
+
 def test_what_is_no_judge_is_named() -> None:
     with pytest.raises(ValueError, match="judge_url: 'file:///x', expected http"):
         endpoint_judge("file:///x", "m")

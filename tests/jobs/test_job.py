@@ -61,6 +61,29 @@ def test_what_a_job_reads_is_in_its_hash(tmp_path: Path) -> None:
     assert hashes[0] != hashes[1]
 
 
+def test_a_job_is_named_by_what_was_read_for_it(tmp_path: Path) -> None:
+    """A file that is written anew meanwhile is not what it computes from, and its name would say so."""
+    corpus = tmp_path / "corpus"
+    config = CountConfig(output_dir=str(tmp_path / "run"), file=str(corpus))
+
+    def prepare(*, meanwhile: str) -> str:
+        read = corpus.read_text(encoding="utf-8")
+        corpus.write_text(meanwhile, encoding="utf-8")
+        return read
+
+    corpus.write_text("one", encoding="utf-8")
+    said = "^file: it changed while it was read"
+    with (
+        pytest.raises(ValueError, match=said),
+        prepared_job(lambda: prepare(meanwhile="other"), "count", config),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    with prepared_job(lambda: prepare(meanwhile="other"), "count", config) as (run, prepared):
+        finish_job(run, [{"row": 0}], {"read": prepared()})
+    assert FinishedRun(run.path).inputs == {"file": "other"}
+
+
 def test_a_job_that_fails_lets_go_of_its_folder_and_leaves_nothing_whole(tmp_path: Path) -> None:
     config = CountConfig(output_dir=str(tmp_path / "run"))
     with pytest.raises(RuntimeError, match="no power"):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import queue
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +16,10 @@ from safetensors.torch import save_file
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.attention import AttentionConfig
+from ftmech_hf.jobs.cell import make_again_if_changed, run_cell
 from ftmech_hf.jobs.exact_distribution import TruthConfig
 from ftmech_hf.jobs.interpolation import InterpolateConfig
-from ftmech_hf.jobs.plan import Plan, make_again_if_changed
+from ftmech_hf.jobs.plan import Plan
 from ftmech_hf.jobs.probing import ProbeConfig
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.models.identity import model_hash, run_model
@@ -168,6 +172,37 @@ def test_a_finished_run_of_a_base_that_is_made_again_is_kept_if_the_base_comes_o
     assert asked == [False, True]
     make_again_if_changed(lambda config, task, train: asked.append(config.fresh), **look.kwargs)
     assert asked == [False, True, False]
+
+
+@pytest.mark.parametrize("base_is_there", [True, False])
+def test_an_interrupted_run_of_a_base_that_was_made_again_is_begun_again(tmp_path: Path, base_is_there: bool) -> None:
+    """What it had made of other weights is worth nothing; else it would be refused each time, and with it its study."""
+
+    def pretrain(config: PretrainConfig, progress: object, **settings: object) -> None:
+        make_run(Path(config.output_dir), {}, 1)
+
+    def finetune(config: FinetuneConfig, progress: object, **settings: object) -> None:
+        inputs = {"model": run_model(Path(config.model))}
+        with contextlib.closing(RunDir.open(config.output_dir, "any", {}, inputs=inputs, fresh=config.fresh)) as run:
+            assert not list(run.working.glob("half*"))
+            run.finish()
+
+    def plan() -> Plan:
+        made = Plan(tmp_path)
+        base = made.add("base", "pretrain", pretrain, PretrainConfig(), {"task": PcfgConfig()}, {}, 1)
+        made.add("tuned", "finetune", finetune, FinetuneConfig(), {"task": PcfgConfig()}, {"model": base}, 1)
+        return made
+
+    base, tuned = (plan().folders[name] for name in ("base", "tuned"))
+    make_run(base, {}, 0)
+    with contextlib.closing(RunDir.open(tuned, "any", {}, inputs={"model": run_model(base)})) as run:
+        (run.working / "half made").touch()
+    make_run(base, {}, 1)
+    if not base_is_there:
+        shutil.rmtree(base)
+    for cell in plan().unfinished():
+        run_cell(cell, queue.SimpleQueue())
+    assert plan().unfinished() == []
 
 
 def test_two_names_that_collide_are_told_apart(tmp_path: Path) -> None:

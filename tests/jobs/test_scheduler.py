@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from ftmech_hf.jobs.cell import Cell, run_cell
 from ftmech_hf.jobs.scheduler import LOADED, LocalPool, run_cells
+from ftmech_hf.runs import RunDir
 from tests.jobs import cells
 from tests.processes import forked, has_ended, started, wait_until
 
@@ -88,6 +91,30 @@ def test_a_cell_without_steps_reports_as_any_other() -> None:
     assert [reports.get()[:2] for _ in range(2)] == [("untrained", 0), ("untrained", 1)]
 
 
+def test_a_run_that_another_process_makes_is_waited_for_and_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two studies may share a folder of runs: neither fails for that, and no run is made twice."""
+    monkeypatch.setattr("ftmech_hf.jobs.cell.POLL_SECONDS", 0.01)
+    other = RunDir.open(tmp_path / "run", "any", {})
+    looked = 0
+
+    def make(progress: Any) -> bool:
+        nonlocal looked
+        looked += 1
+        if looked == 3:
+            other.finish()
+        with contextlib.closing(RunDir.open(tmp_path / "run", "any", {})) as run:
+            return run.finished
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert run_cell(Cell("shared", make, {}, 1), queue.SimpleQueue()) is True
+    assert looked == 3
+    (notice,) = [str(each.message) for each in said]
+    assert notice.startswith("shared: output_dir: another process is writing")
+
+
 def test_a_failed_cell_is_named_and_the_others_finish(tmp_path: Path) -> None:
     plan = [Cell("bad", cells.fail, {}, 9), record(tmp_path, "good"), record(tmp_path, "later", ("bad",))]
     outcome = run_cells(plan, workers=1)
@@ -103,6 +130,16 @@ def test_a_worker_that_dies_is_reported_and_stops_no_other(tmp_path: Path) -> No
     assert sorted(outcome.results) == ["a", "b", "c", "d"]
     assert list(outcome.failed) == ["dead"]
     assert outcome.not_begun == ["late"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+def test_what_a_death_took_with_it_is_begun_again_when_it_has_ended(tmp_path: Path) -> None:
+    """Until then it holds the folder of its run, and its memory."""
+    kwargs = {"folder": str(tmp_path)}
+    plan = [Cell("dies", cells.die_once, kwargs, 2), Cell("innocent", cells.end_slowly, kwargs, 1)]
+    outcome = run_cells(plan, workers=2)
+    assert outcome.failed == {}
+    assert outcome.results == {"innocent": True, "dies": None}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ftmech_hf.jobs import stacked
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.compiling import CompileConfig, start_compiled
+from ftmech_hf.jobs.plan import Plan
 from ftmech_hf.jobs.stacked import train_together
 from ftmech_hf.jobs.stacked_cells import kind_to_stack, stack_cells
 from ftmech_hf.jobs.stacked_run import StackedRun
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import FinishedRun, RunDir, cpu_seconds, is_finished, read_metrics
+from ftmech_hf.runs.folders import write_manifest
 from ftmech_hf.tasks import MaxIdentifierConfig, PcfgConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.objectives import NextToken
@@ -347,6 +352,34 @@ def test_what_is_left_of_a_stack_goes_on_from_the_checkpoint_of_all(
     assert steps == ([] if finished_by == "the stack" else [4, 5])
     assert all(same(one.path, other.path) for one, other in zip(whole[:2], left[:2], strict=True))
     assert not list((tmp_path / "cut").glob(".*"))
+
+
+def test_what_was_begun_from_another_model_of_that_name_is_begun_again_in_a_stack(start: Path, tmp_path: Path) -> None:
+    model = tmp_path / "start"
+    shutil.copytree(start, model)
+    (run,) = make_runs(model, tmp_path)[:1]
+    with contextlib.closing(run.open()) as begun:
+        (begun.working / "half made").touch()
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 2 * each for name, each in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    write_manifest(model)
+    with contextlib.closing(run.open()) as again:
+        assert not (again.working / "half made").exists()
+        assert again.hash == begun.hash
+
+
+def test_cells_of_a_plan_are_stacked_also_where_what_they_start_from_is_made_again(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    settings = {"task": TASK, "train": TRAIN}
+    base = plan.add("base", "pretrain", pretrain, PretrainConfig(), settings, {}, 1)
+    for seed in (0, 1):
+        tuned = {**settings, "train": dataclasses.replace(TRAIN, seed=seed)}
+        name = plan.add(f"tuned{seed}", "finetune", finetune, FinetuneConfig(), tuned, {"model": base}, 1)
+        plan.folders[name].mkdir()
+        (plan.folders[name] / "weights").touch()
+        write_manifest(plan.folders[name])  # finished, but for what is to be made again below it
+    made = stack_cells(plan.unfinished(), 2, lambda cell: "tuned" if cell.name.startswith("tuned") else "")
+    assert [each.name for each in made] == ["base", "tuned 1"]
 
 
 def test_a_stack_of_which_one_run_is_refused_lets_go_of_the_others(start: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 
 from ftmech_hf.report.paper_tables import read_paper_table
+from ftmech_hf.runs import FolderLock
 from ftmech_hf.studies.compare_organisms.claims import BARS as COMPARE_BARS
 from ftmech_hf.studies.compare_organisms.kinds import NOTHINGS, ORGANISMS
 from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
@@ -32,7 +33,7 @@ from ftmech_hf.training.objectives import OBJECTIVES
 from recipes import make_dataset, pretrain, update_readme
 from recipes.benchmarks.accuracy import MIXTURES, RECIPES
 from recipes.readme.studies import MAIN
-from recipes.update_readme import BLOCKS, CODE, find_source, marks, replace_block
+from recipes.update_readme import BLOCKS, CODE, Block, find_source, marks, replace_block
 from tests.interop.checks import CHECKS
 from tests.recipes.commands import READMES, ROOT, TOUR, Command, block_of, read_commands
 from tests.recipes.conftest import CHAIN, TINY
@@ -358,6 +359,30 @@ def test_only_the_named_tables_are_written(tmp_path: Path, monkeypatch: pytest.M
             assert written == before
     with pytest.raises(SystemExit):
         update_readme.main(["--only", "interop", "tables"])
+
+
+def test_what_another_process_writes_into_a_readme_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block may take long to make; the README is read when it is there."""
+    readme = tmp_path / "README.md"
+    readme.write_text("\n".join(line for name in ("one", "other") for line in (marks(name)[0], "old", marks(name)[1])))
+
+    def write(root: Path) -> str:
+        update_readme.put_into(readme, "other", "new of another")
+        return "new"
+
+    monkeypatch.setattr("recipes.update_readme.ROOT", tmp_path)
+    monkeypatch.setattr("recipes.update_readme.BLOCKS", {"one": Block("README.md", CODE, write)})
+    update_readme.main(["--only", CODE])
+    assert re.findall("^[a-z].*", readme.read_text(), re.M) == ["new", "new of another"]
+    monkeypatch.setattr("recipes.update_readme.WAIT_SECONDS", 0.0)
+    held = FolderLock(readme)
+    assert held.acquire()
+    with pytest.raises(TimeoutError, match=f"another process is writing {readme}"):
+        update_readme.put_into(readme, "one", "newer")
+    held.release()
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_each_block_stands_in_its_readme_and_no_other() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import shlex
 from functools import partial
@@ -9,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from ftmech_hf.runs.folders import write_manifest
+from ftmech_hf.runs.folders import damaged_files, write_manifest
 from recipes import results
 from recipes.real_examples import EXAMPLES
 from recipes.results import STEPS, ResultsConfig, Step, main, make_results
 from recipes.update_readme import BLOCKS, CODE
 from recipes.write_cards import RELEASED as MODELS
 from tests.recipes.commands import ROOT
+from tests.runs.deaths import mortal
 
 ELSEWHERE = {
     "gpu_benchmark": "needs a GPU", "interop": "make test-interop", "written": "needs the stories of a person",
@@ -158,6 +161,51 @@ def test_what_was_measured_is_read_again_and_nothing_is_run(
     assert ran[-1] == "update_readme.py --only data_benchmark code"
     with pytest.raises(ValueError, match="dry_run: nothing is run with measured, expected one of the two"):
         ResultsConfig(measured=True, dry_run=True)
+
+
+def test_a_run_is_put_back_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whenever it is killed: half of it would stay, since what is there may be newer, and be read as a result."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    step, folder = Step("b", "b.py", 1, folder="runs/b"), tmp_path / "runs" / "b"
+    folder.mkdir(parents=True)
+    for name in ("a.json", "b.json"):
+        (folder / name).write_text("1")
+    write_manifest(folder)
+    results.keep(step)
+    for at in itertools.count(1):
+        folder.rename(tmp_path / f"gone{at}")
+        with mortal(tmp_path, at) as one:
+            results.restore(step, tmp_path / "log")
+        assert not folder.exists() or not damaged_files(folder)
+        if len(one.done) < at:
+            break
+        assert results.restore(step, tmp_path / "log")
+    assert not damaged_files(folder)
+
+
+def test_where_the_disk_is_full_no_half_of_a_file_is_kept_or_put_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    step = Step("a", "a.py", 1, file="runs/a.json")
+    made, kept = tmp_path / "runs" / "a.json", tmp_path / step.kept
+    made.parent.mkdir()
+    made.write_text("12")
+
+    def fills_the_disk(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    results.keep(step)
+    monkeypatch.setattr("shutil.copyfile", fills_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        results.keep(step)
+    assert kept.read_text() == "12"
+    made.unlink()
+    with pytest.raises(OSError, match="No space left"):
+        results.restore(step, tmp_path / "log")
+    assert [*made.parent.iterdir()] == []
 
 
 def test_each_keeps_its_own_file() -> None:

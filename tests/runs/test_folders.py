@@ -8,6 +8,7 @@ import json
 import pickle
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -404,6 +405,25 @@ def test_a_replacement_appears_whatever_an_earlier_one_left(tmp_path: Path, endi
     assert {each.name for each in tmp_path.iterdir()} <= {"run"}
 
 
+def test_a_run_that_was_moved_and_linked_is_replaced_each_time_and_what_was_moved_stays(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "runs" / "run", tmp_path / "larger disk"
+    begin(path, 0.1).finish()
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    assert RunDir.open(path, "pretrain", {"lr": 0.1}).finished
+    for _ in range(2):
+        RunDir.open(path, "pretrain", {"lr": 0.1}, fresh=True).finish()
+        assert [each.name for each in path.parent.iterdir()] == ["run"]
+        assert not path.is_symlink()
+        assert damaged_files(path) == damaged_files(elsewhere) == []
+    shutil.rmtree(path)
+    path.symlink_to(tmp_path / "not mounted")
+    said = rf"^output_dir: {path} is a link to {tmp_path}/not mounted, which is not there; remove the link"
+    for fresh in (False, True):
+        with pytest.raises(ValueError, match=said):
+            RunDir.open(path, "pretrain", {"lr": 0.1}, fresh=fresh)
+
+
 def test_what_is_no_run_does_not_give_way(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "draft.txt").write_text("years of work")
@@ -516,6 +536,49 @@ def test_to_find_a_finished_run_nothing_is_written(tmp_path: Path) -> None:
         assert is_finished(tmp_path / "run")
         assert not is_finished(tmp_path / "none")
     assert one.done == []
+
+
+def test_a_finished_run_that_is_replaced_just_now_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between looking whether it is there and reading what it is, its successor may come to its place."""
+    path, replaced = tmp_path / "run", tmp_path / ".run.replaced"
+    begin(path, 0.1).finish()
+    other, moved = FolderLock(path), threading.Event()
+
+    def come() -> None:
+        assert moved.wait(60)
+        replaced.rename(path)
+        other.release()
+
+    def look(folder: Path) -> bool:
+        found = is_finished(folder)
+        if not moved.is_set():
+            assert other.acquire()
+            path.rename(replaced)
+            moved.set()
+        return found
+
+    monkeypatch.setattr("ftmech_hf.runs.run_dir.is_finished", look)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(come)
+        assert RunDir.open(path, "pretrain", {"lr": 0.1}).finished
+        done.result()
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_comes_to_its_place_just_now_is_not_taken_for_another_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there, then for a moment not, then there again: each time somebody looked."""
+    begin(tmp_path / "run", 0.1).finish()
+    looked: list[Path] = []
+
+    def look(folder: Path) -> bool:
+        looked.append(folder)
+        return len(looked) > 1 and is_finished(folder)
+
+    monkeypatch.setattr("ftmech_hf.runs.folders.is_finished", look)
+    assert RunDir.open(tmp_path / "run", "pretrain", {"lr": 0.1}).finished
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
 
 
 def test_what_came_to_lie_there_meanwhile_is_left_alone(tmp_path: Path) -> None:

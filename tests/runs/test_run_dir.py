@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -134,6 +136,36 @@ def test_the_most_memory_of_a_run_is_its_own(tmp_path: Path) -> None:
     large, small = (noted(tmp_path / name, "peak_gb") for name in ("large", "small"))
     assert 0.15 < large - small < 0.25
     assert large == round(large, 2)
+
+
+def test_what_is_logged_is_on_the_disk_before_what_comes_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints are: a run that goes on from one after a power cut has all that was logged before it."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(number: int) -> None:
+        fsync(number)
+        synced.append((run.working / "metrics.jsonl").read_text())
+
+    with contextlib.closing(RunDir.open(tmp_path / "run", "any", {})) as run:
+        monkeypatch.setattr(os, "fsync", note)
+        run.log({"step": 0})
+        run.log({"step": 5})
+    assert synced == ['{"step": 0}\n', '{"step": 0}\n{"step": 5}\n']
+
+
+def test_a_damaged_line_of_the_log_is_not_the_end_of_it(tmp_path: Path) -> None:
+    """Good lines behind it would be forgotten, and the table be shorter; only the last one can be cut short."""
+    with contextlib.closing(RunDir.open(tmp_path / "run", "any", {})) as run:
+        log = run.working / "metrics.jsonl"
+        log.write_bytes(b'{"step": 0}\n{"step": 5}\n{"ste')
+        assert [row["step"] for row in read_metrics(run.working)] == [0, 5]
+        for damaged in (b"\0\0\0\n", b"\xff\n"):
+            log.write_bytes(b'{"step": 0}\n' + damaged + b'{"step": 10}\n')
+            with pytest.raises(ValueError, match=r"^output_dir: line 2 of .*metrics\.jsonl is damaged; --fresh"):
+                run.truncate_log(10)
 
 
 def test_the_table_has_the_logged_columns_alone(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ class TextTask(Task):
     def __init__(self, config: TextConfig, tokenizer: PreTrainedTokenizerBase, positions: int | None) -> None:
         self.config, self.tokenizer = config, tokenizer
         self._limit = None if positions is None else positions + 1  # the last token is only predicted
+        self._inputs = config.inputs()
         self._tables, notes = read_tables(config.dataset, config.cut_seed, tokenizer)
         for note in notes:
             tell(f"dataset: {config.dataset}: {note}")
@@ -151,6 +152,9 @@ class TextTask(Task):
         if self.kind == "chats" and config.learn_end and not (self._rows["train"][0].marks == END).any():
             tell(f"dataset: {config.dataset}: the tokenizer's chat template ends no turn with a special token, so that "
                  "no end is learned")  # fmt: skip
+
+        if config.inputs() != self._inputs:
+            raise ValueError(f"dataset: {config.dataset} changed while it was read; try again when nothing writes it")
 
     # What is read
 
@@ -269,8 +273,8 @@ class TextTask(Task):
         return self.block(int(rng.integers(2**32)), "train", 0)
 
     def inputs(self) -> Mapping[str, str]:
-        """The hash of the data set."""
-        return self.config.inputs()
+        """The hash of the data set, as it was read: what lies there later is another."""
+        return self._inputs
 
     # What is said of it
 

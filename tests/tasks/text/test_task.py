@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ftmech_hf.config import Notice
 from ftmech_hf.tasks import RowStream, TextConfig
+from ftmech_hf.tasks.text import kinds
 from ftmech_hf.tasks.text.tables import begin_turn
 from ftmech_hf.tasks.text.task import TextTask
 from tests.foreign import CHATML, chats, pairs, save_gpt2, save_llama, sums, write_rows
@@ -330,3 +331,22 @@ def test_plain_texts_of_one_group_are_on_one_side_of_a_cut(
     }
     assert not found["train"] & found["test"]
     assert len(found["train"] | found["test"]) > 8
+
+
+def test_a_task_is_named_by_the_rows_that_it_read(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is written anew while the model is loaded is not what the run is trained on."""
+    config = TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", sums()))
+    read = config.inputs()
+    task = config.in_tokens_of(tokenizers["llama"])
+    write_rows(tmp_path / "rows.jsonl", sums(64))
+    assert task.inputs() == read != config.inputs()
+
+    def encoded(*args: Any) -> Any:
+        write_rows(tmp_path / "rows.jsonl", sums(80))
+        return kinds.encoded(*args)
+
+    monkeypatch.setattr("ftmech_hf.tasks.text.task.encoded", encoded)
+    with pytest.raises(ValueError, match=r"dataset: .*rows.jsonl changed while it was read"):
+        config.in_tokens_of(tokenizers["llama"])

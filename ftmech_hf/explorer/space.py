@@ -20,7 +20,7 @@ from ftmech_hf.jobs.card import FOREIGN, license_of
 from ftmech_hf.models.identity import find_model
 from ftmech_hf.models.loading import quiet_transformers
 from ftmech_hf.models.tokenization import save_tokenizer
-from ftmech_hf.runs import FinishedRun, making, write_json, write_text
+from ftmech_hf.runs import FinishedRun, disk_errors, making, write_json, write_text
 
 FACTS = "explorer.json"
 PACKAGE = Path(__file__).parents[1]
@@ -100,9 +100,9 @@ def _licence(pair: Pair) -> str:
 def _write_models(folder: Path, pair: Pair, config: ExplorerConfig) -> None:
     models, tokenizer = load_models(pair, config)
     for role, model in models.items():
-        with quiet_transformers():
+        with quiet_transformers(), disk_errors(folder):
             model.save_pretrained(folder / role)
-        save_tokenizer(tokenizer, folder / role)
+            save_tokenizer(tokenizer, folder / role)
 
 
 def needed_packages() -> list[str]:

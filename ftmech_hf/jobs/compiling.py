@@ -21,7 +21,7 @@ from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.conversion import load_program
 from ftmech_hf.models.loading import quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
-from ftmech_hf.runs import RunDir, write_json
+from ftmech_hf.runs import RunDir, disk_errors, write_json
 from ftmech_hf.tasks import RowStream, build_dataset
 from ftmech_hf.tasks.letters import LettersConfig
 from ftmech_hf.training.evaluation import answer_accuracy
@@ -77,9 +77,9 @@ def save_compiled(model: CompiledModel, vocabulary: tuple[str, ...], folder: Pat
         with_code: put the model's code beside its weights, so that ``AutoModel.from_pretrained(...,
             trust_remote_code=True)`` loads it where ftmech_hf is not installed. Who loads it so runs that code.
     """
-    with quiet_transformers():
+    with quiet_transformers(), disk_errors(folder):
         model.save_pretrained(folder)
-    save_tokenizer(build_tokenizer(vocabulary), folder)
+        save_tokenizer(build_tokenizer(vocabulary), folder)
     if with_code:
         for source in (Path(str(module.__file__)) for module in (compiled, compiled_config)):
             shutil.copyfile(source, folder / source.name)

@@ -15,7 +15,7 @@ from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.models.loading import quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import RunDir, disk_errors
 from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.tasks.floors import stream_floor
 from ftmech_hf.training.evaluation import answer_accuracy
@@ -76,9 +76,10 @@ def interpolate(config: InterpolateConfig, task: PcfgConfig, *, progress: Progre
             if progress is not None:
                 progress(number + 1, len(config.alphas), f"{alpha:g}")
         if config.save_alpha is not None:
-            with quiet_transformers():
-                interpolate_weights(first, second, config.save_alpha, into=mixed).save_pretrained(run.working)
-            save_tokenizer(build_tokenizer(task.vocabulary), run.working)
+            mixed = interpolate_weights(first, second, config.save_alpha, into=mixed)
+            with quiet_transformers(), disk_errors(run.working):
+                mixed.save_pretrained(run.working)
+                save_tokenizer(build_tokenizer(task.vocabulary), run.working)
         floors = {name: stream_floor(each, config.eval_rows) for name, each in tests.items()}
         return finish_job(run, table, {"models": list(models), "save_alpha": config.save_alpha}, floors=floors)
 

@@ -19,7 +19,16 @@ from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.make_dataset import dataset_metadata, parse_splits, split_file
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.tokenization import bpe_tokenizer, save_tokenizer
-from ftmech_hf.runs import FinishedRun, RunDir, check_disk_space, describe_versions, hash_files, write_json, write_text
+from ftmech_hf.runs import (
+    FinishedRun,
+    RunDir,
+    check_disk_space,
+    describe_versions,
+    disk_errors,
+    hash_files,
+    write_json,
+    write_text,
+)
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_sources, word_baseline
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, train_bpe
@@ -190,7 +199,8 @@ def _texts(path: Path) -> Iterator[str]:
 
 def _train_tokenizer(run: RunDir, config: MakeStoriesConfig, train: _Writer, test: _Writer) -> dict[str, Any]:
     tokenizer = bpe_tokenizer(train_bpe(_texts(train.path), config.vocab_size))
-    save_tokenizer(tokenizer, run.working / "tokenizer")
+    with disk_errors(run.working):
+        save_tokenizer(tokenizer, run.working / "tokenizer")
     return {"vocab_size": len(tokenizer), "bytes_per_token": _bytes_per_token(tokenizer, test)}
 
 

@@ -28,7 +28,7 @@ from ftmech_hf.jobs.pruning_sweep import behavior_importance, describe_controls,
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.models.loading import load_tokenizer, quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
-from ftmech_hf.runs import FinishedRun, RunDir, describe_versions, environment, write_text
+from ftmech_hf.runs import FinishedRun, RunDir, describe_versions, disk_errors, environment, write_text
 from ftmech_hf.statistics.floors import FloorResult
 from ftmech_hf.tasks import PcfgShape, for_capability
 from ftmech_hf.training.loop import Progress
@@ -184,12 +184,11 @@ def _save_pruned(
     floors: Mapping[str, FloorResult],
 ) -> None:
     """An ordinary model folder: weights with zeros where units were, tokenizer, card."""
-    with quiet_transformers():
+    words = asked.vocabulary if isinstance(asked, PcfgShape) else None
+    tokenizer = load_tokenizer(config.model) if words is None else build_tokenizer(words)
+    with quiet_transformers(), disk_errors(run.working):
         model.save_pretrained(run.working)
-    if isinstance(asked, PcfgShape):
-        save_tokenizer(build_tokenizer(asked.vocabulary), run.working)
-    else:
-        save_tokenizer(load_tokenizer(config.model), run.working)
+        save_tokenizer(tokenizer, run.working)
     card = render_card(
         "pruned.md.j2",
         title=run.path.name,

@@ -55,8 +55,8 @@ def snapshot_folder(run: Path, step: int) -> Path:
 def _save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
     with quiet_transformers(), quiet_peft(), disk_errors(folder):
         model.save_pretrained(folder)
-    if tokenizer is not None:
-        save_tokenizer(tokenizer, folder)
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, folder)
 
 
 def save_snapshot(run: RunDir, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -107,12 +107,12 @@ def check_disk_space(folder: Path, needed_bytes: int) -> None:
 
 
 _WRITE_FAILED = re.compile(r"os error \d+|I/O ?error|StreamWriter|unexpected pos|file write failed", re.IGNORECASE)
-"""How safetensors and torch say that the disk did not take what they wrote; their exceptions have no errno."""
+"""How safetensors, tokenizers and torch say that the disk did not take what they wrote, in exceptions of no errno."""
 
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Wrap the saving of weights: a failed write is an OSError, whoever noticed it; what else fails is what it is.
+    """Wrap the saving of weights and tokenizers: a failed write is an OSError; what else fails is what it is.
 
     Raises:
         OSError: the files could not be written.
@@ -120,10 +120,15 @@ def disk_errors(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:
+    except Exception as error:
+        of_weights = isinstance(error, SafetensorError | RuntimeError)
+        if not of_weights and type(error) is not Exception:  # of tokenizers it is this very class
+            raise
         cause = error.__cause__ or error.__context__
         if isinstance(cause, OSError) or _WRITE_FAILED.search(str(error)):
             raise OSError(f"cannot write into {folder}: {error}") from error
+        if not of_weights:
+            raise
         raise ValueError(f"model: its weights cannot be saved: {error}") from error
 
 

@@ -21,7 +21,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from ftmech_hf.config import is_internal
+from ftmech_hf.jobs.compiling import save_compiled
+from ftmech_hf.jobs.trained_model import _save_model
+from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.runs import (
     CHECKPOINTS,
     MANIFEST,
@@ -35,6 +41,7 @@ from ftmech_hf.runs import (
     write_text,
 )
 from ftmech_hf.runs.folders import appear, making, tidy, write_manifest
+from tests.conftest import make_gpt2
 from tests.processes import forked, wait_until
 from tests.runs.deaths import die, mortal, watched
 
@@ -725,9 +732,34 @@ def test_what_else_fails_keeps_its_cause(tmp_path: Path, error: Exception) -> No
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
-def test_torch_and_safetensors_say_so_when_a_disk_is_full(tmp_path: Path) -> None:
+def test_torch_safetensors_and_tokenizers_say_so_when_a_disk_is_full(tmp_path: Path) -> None:
     (tmp_path / "weights").symlink_to("/dev/full")
     with pytest.raises(OSError, match="cannot write into"), disk_errors(tmp_path):
         torch.save({"a": torch.zeros(100_000)}, tmp_path / "weights")
     with pytest.raises(OSError, match="cannot write into"), disk_errors(tmp_path):
         save_file({"a": torch.zeros(100_000)}, "/dev/full/weights")
+    with pytest.raises(OSError, match=r"cannot write into .*No space left"), disk_errors(tmp_path):
+        Tokenizer(WordLevel({"a": 0}, unk_token="a")).save("/dev/full")
+
+
+def test_what_fails_in_tokenizers_for_another_reason_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    """All of its errors are of one class, that of all errors."""
+    with pytest.raises(Exception, match=r"^the merges are wrong$"), disk_errors(tmp_path):
+        raise Exception("the merges are wrong")
+    with pytest.raises(KeyError), disk_errors(tmp_path):
+        raise KeyError("file write failed")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
+@pytest.mark.parametrize("save", [
+    lambda folder: _save_model(folder, make_gpt2(3), build_tokenizer(("a", "b", "<pad>"))),
+    lambda folder: save_compiled(make_gpt2(3), ("a", "b", "<pad>"), folder),
+])  # fmt: skip
+def test_a_model_whose_tokenizer_the_disk_does_not_take_is_a_failed_write(
+    save: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """Not a fault of this package, which users would be asked to report."""
+    (tmp_path / "tokenizer.json").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"cannot write into .*No space left") as caught:
+        save(tmp_path)
+    assert not is_internal(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import tokenizers
 from tokenizers import Tokenizer
@@ -12,6 +13,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
+from ftmech_hf.runs import disk_errors
 from ftmech_hf.tasks.export import code_version
 from ftmech_hf.tasks.schema import BOS, EOS, PAD
 from ftmech_hf.tasks.stories.cache import cache_folder, make_once
@@ -58,5 +60,10 @@ def make_bpe(inputs: tuple[str, ...], vocab_size: int, texts: Callable[[], Itera
     """
     content = [*inputs, str(vocab_size), code_version(), tokenizers.__version__]
     kept = cache_folder() / f"bpe-{hashlib.sha256(' '.join(content).encode()).hexdigest()[:24]}.json"
-    made = make_once(kept, lambda place: train_bpe(texts(), vocab_size).save(str(place), pretty=False))
-    return Tokenizer.from_file(str(made))
+
+    def make(place: Path) -> None:
+        trained = train_bpe(texts(), vocab_size)
+        with disk_errors(place.parent):
+            trained.save(str(place), pretty=False)
+
+    return Tokenizer.from_file(str(make_once(kept, make)))

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from ftmech_hf.models.tokenization import build_tokenizer
+from ftmech_hf.tasks.text.chats import render_chat
 from ftmech_hf.tasks.text.encoding import ANSWER, chat_rows
 from ftmech_hf.tasks.text.reading import read_table
-from ftmech_hf.tasks.text.tables import render_chat, text_columns
+from ftmech_hf.tasks.text.tables import text_columns
 from tests.tasks.text.test_tokens import byte_level
 
 ROWS = [
@@ -138,6 +139,9 @@ CHANNELS = PLAIN.replace(
 
 SPACED = PLAIN.replace("{{ message.content }}", " {{ message.content }}")
 FORGETFUL = IN_THOUGHT.replace("assistant\n{% endif %}", "assistant\n<reason>\n{% endif %}")
+"""A whole chat has another thought than its prompt ends in."""
+
+LEFT_OUT = PLAIN.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 """In the manner of DeepSeek-R1: a whole chat has nothing of what its prompt ends in."""
 
 USER = "<|im_start|>user\nthe capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -153,9 +157,19 @@ EMPTY = "<think>\n\n</think>\n\n"
         (BEGUN, USER + EMPTY, "Paris"),
         (CHANNELS, USER + "<|channel|>final<|message|>", "Paris"),
         (SPACED, USER.replace("user\n", "user\n "), " Paris"),
-        (FORGETFUL, USER + "<reason>\n", "Paris"),
+        (FORGETFUL, USER + EMPTY, "Paris"),
+        (LEFT_OUT, USER, "Paris"),
     ],
-    ids=["nothing", "a thought", "with a switch", "a thought that is begun", "a channel", "a space", "another thought"],
+    ids=[
+        "nothing",
+        "a thought",
+        "with a switch",
+        "a thought that is begun",
+        "a channel",
+        "a space",
+        "another thought",
+        "a thought that is left out",
+    ],
 )
 def test_a_chat_is_asked_where_the_assistant_speaks(template: str, prompt: str, answer: str) -> None:
     tokenizer = byte_level(template=template)
@@ -169,7 +183,7 @@ def test_a_chat_is_asked_where_the_assistant_speaks(template: str, prompt: str, 
     assert (found["prompt"], found["choices"][1]) == (prompt, answer)
 
 
-@pytest.mark.parametrize("template", [PLAIN, IN_THOUGHT, WITH_A_SWITCH, BEGUN, CHANNELS, SPACED])
+@pytest.mark.parametrize("template", [PLAIN, IN_THOUGHT, WITH_A_SWITCH, BEGUN, CHANNELS, SPACED, FORGETFUL, LEFT_OUT])
 def test_a_model_is_asked_where_it_is_taught(template: str) -> None:
     """The marks of a whole chat begin where its prompt ends; earlier turns are taught too, whatever stands in them."""
     tokenizer = byte_level(template=template)
@@ -184,6 +198,17 @@ def test_a_model_is_asked_where_it_is_taught(template: str) -> None:
     assert len(runs) == len(messages) / 2
     before = tokenizer.decode(taught.token_ids[: runs[-1]])
     assert before.rstrip(" ") == render_chat(messages[:-1], tokenizer, begin=True)
+
+
+@pytest.mark.parametrize(("template", "more"), [(PLAIN, None), (BEGUN, None), (LEFT_OUT, "'<think>'")])
+def test_what_a_template_leaves_out_of_turns_is_said_once(template: str, more: str | None) -> None:
+    chat = [{"role": "user", "content": "the capital of France?"}]
+    rows = datasets.Dataset.from_list([{"prompt": chat, "answer": "Paris"}] * 2)
+    notes: list[str] = []
+    for split in ("train", "test"):
+        text_columns(rows, byte_level(template=template), "TABLE", split, notes=notes)
+    assert len(notes) == (more is not None)
+    assert all(str(more) in note for note in notes)
 
 
 def test_a_cell_of_csv_may_hold_a_whole_text(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ftmech_hf.tasks.text.chats import chat_of, left_out_of_turns, render_chat, 
 from ftmech_hf.tasks.text.choices import read_choice
 from ftmech_hf.tasks.text.columns import CHOICES, OTHER, AskedColumns, Chat, asked_columns, is_chat
 from ftmech_hf.tasks.text.left_out import Faults
+from ftmech_hf.tasks.text.splits import GROUP
 
 if TYPE_CHECKING:
     import datasets
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 CHAT, PLACE, ACCEPTED, AFTER = "asked_in_a_chat", "row_of_the_table", "accepted_answers", "after_the_answer"
 """Columns that :func:`text_columns` adds: whether a prompt is a rendered chat, where the row stood, further answers
 that are right as well, if any row has them, and what the template writes after the answer in a chat."""
+
+_ADDED = (CHAT, PLACE, ACCEPTED, AFTER)
+_ANSWERING = ("answer", OTHER, ACCEPTED, CHOICES)
 
 
 def text_columns(
@@ -217,3 +221,28 @@ def asked_twice(rows: datasets.Dataset) -> tuple[int, list[int]]:
             seen.add(pair)
             once.append(number)
     return len(rows) - len(once), once
+
+
+def without_space_after(rows: datasets.Dataset) -> tuple[datasets.Dataset, int]:
+    """(rows of :func:`text_columns` whose answers end with their last letter, how many of them did not).
+
+    White space after an answer comes with a table: nobody who is asked a question ends with it.
+    """
+    import datasets
+
+    read = [each for each in ("prompt", "answer", *_ADDED, OTHER, CHOICES, GROUP) if each in rows.column_names]
+    texts = {column: rows[column][:] for column in read}
+    ended = {**texts, **{column: [_ended(each) for each in texts[column]] for column in read if column in _ANSWERING}}
+    spaced = [any(ended[column][row] != texts[column][row] for column in read) for row in range(len(rows))]
+    if not any(spaced):
+        return rows, 0
+    if ACCEPTED in ended:
+        ended[ACCEPTED] = [
+            [each for each in dict.fromkeys(others) if each != answer]
+            for answer, others in zip(ended["answer"], ended[ACCEPTED], strict=True)
+        ]
+    return datasets.Dataset.from_dict(ended), sum(spaced)
+
+
+def _ended(answer: str | list[str]) -> str | list[str]:
+    return answer.rstrip() if isinstance(answer, str) else [each.rstrip() for each in answer]

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pandas as pd
@@ -55,6 +56,40 @@ def test_a_folder_is_read_by_its_files(form: str, tmp_path: Path) -> None:
         write(tmp_path / "table" / f"{split}.{form}", form)
     loaded = read_table(str(tmp_path / "table"))
     assert {split: [dict(row) for row in rows] for split, rows in loaded.items()} == {"train": ROWS, "test": ROWS}
+
+
+DATED = [{"prompt": "when?", "answer": day, "said": [{"role": "user", "content": day}]}
+         for day in ("2020-01-02", "2020-01-02T03:04:05Z", "2020-01-02 03:04")]  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_text_of_json_that_looks_like_a_date_is_text(lines: bool, tmp_path: Path) -> None:
+    def save(path: Path, rows: list[dict[str, Any]]) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows))
+
+    for number, rows in enumerate([DATED, DATED[:1], DATED[1:2], DATED[2:]]):
+        save(tmp_path / f"rows{number}.json", rows)
+        assert read_table(str(tmp_path / f"rows{number}.json"))["train"][:] == datasets.Dataset.from_list(rows)[:]
+    save(tmp_path / "folder" / "train.json", DATED[:1])
+    later = {**DATED[0], "answer": "who knows", "said": None}
+    save(tmp_path / "folder" / "test.json", [later])
+    loaded = read_table(str(tmp_path / "folder"))
+    assert {split: rows["answer"][:] for split, rows in loaded.items()} == {
+        "train": ["2020-01-02"], "test": ["who knows"],
+    }  # fmt: skip
+
+
+def test_files_of_a_folder_are_read_as_each_is_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("prompt;answer\na;01\n")
+    (tmp_path / "test.csv").write_text("prompt,answer,note\nb,02,c\n")
+    loaded = read_table(str(tmp_path))
+    assert {split: rows[:] for split, rows in loaded.items()} == {
+        "train": {"prompt": ["a"], "answer": ["01"]}, "test": {"prompt": ["b"], "answer": ["02"], "note": ["c"]},
+    }  # fmt: skip
+    (tmp_path / "test.csv").write_text("prompt,answer\nb,02,c\n")
+    with pytest.raises(ValueError, match=r"cannot read .*: test\.csv: row 0 has 3 cells, but the first line names 2"):
+        read_table(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
-from ftmech_hf.jobs.tokenizers import check_same_tokens
-from ftmech_hf.models.configs import model_positions
+from ftmech_hf.jobs.tokenizers import check_questions_known, check_same_tokens
+from ftmech_hf.models.configs import model_positions, model_vocabulary
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.models.naming import check_models
@@ -143,6 +143,8 @@ def ask(
     tokenizer = load_tokenizer(folder, **below[first])
     (behavior,) = from_datasets([asked.dataset], tokenizer, **settings)
     check_same_tokens(behavior, asked.dataset, [*named.values()], tokenizer, **settings)
+    for name, folder in named.items():
+        check_questions_known(f"model: {folder}", model_vocabulary(folder, **below[name]), [behavior])
     return behavior
 
 

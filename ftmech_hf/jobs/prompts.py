@@ -42,7 +42,7 @@ from ftmech_hf.tasks.text.join import choose_join, describe_join
 from ftmech_hf.tasks.text.left_out import Faults
 from ftmech_hf.tasks.text.reading import Table
 from ftmech_hf.tasks.text.splits import overlap, read_splits, say_groups
-from ftmech_hf.tasks.text.tables import asked_twice, contradictions, text_columns
+from ftmech_hf.tasks.text.tables import asked_twice, contradictions, text_columns, without_space_after
 from ftmech_hf.tasks.text.tokens import Encoded, encode_rows
 
 if TYPE_CHECKING:
@@ -145,11 +145,15 @@ def _read(
         nonlocal total
         total += len(rows)
         found = text_columns(rows, tokenizer, name, split, faults=faults, chat=how.chat, notes=notes)
-        repeated.append(asked_twice(found)[0])
+        asked, spaced = without_space_after(found)
+        counts.append((asked_twice(asked)[0], spaced))
         return found
 
-    repeated: list[int] = []
+    counts: list[tuple[int, int]] = []
     splits = read_splits(table, how.cut_seed, converted, seed)
+    repeated, spaced = map(sum, zip(*counts, strict=True))
+    # behind the cut, which is of what is written wherever the rows are trained on
+    splits = {split: without_space_after(rows)[0] for split, rows in splits.items()}
     if how.skip_unusable:  # behind the cut, which is else another one than where the rows were trained on
         splits = {split: rows.select(asked_twice(rows)[1]) for split, rows in splits.items()}
     left_out = faults.note(total)
@@ -173,8 +177,9 @@ def _read(
         *notes,
         left_out,
         describe_join(splits["train"], join, how.answer_space),
-        f"{sum(repeated)} of {total} rows have the prompt and answer of another row"
-        f"{' and are left out' if how.skip_unusable else ''}" if sum(repeated) else None,
+        f"{spaced} of {total} rows have white space after an answer, which is not asked for" if spaced else None,
+        f"{repeated} of {total} rows have the prompt and answer of another row"
+        f"{' and are left out' if how.skip_unusable else ''}" if repeated else None,
         contradictions(*([each for rows in everything for each in rows[column][:]] for column in ("prompt", "answer"))),
         overlap(splits["train"], splits["test"]),
         say_groups(splits["test"]),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ftmech_hf.statistics.text_answers import normalize_answer
+from ftmech_hf.tasks.text.chats import render_chat
 from ftmech_hf.tasks.text.continuations import tokens_before
-from ftmech_hf.tasks.text.tables import render_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

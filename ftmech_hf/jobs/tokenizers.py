@@ -14,7 +14,7 @@ from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.models.identity import find_gguf, find_model
 from ftmech_hf.models.loading import TOKENIZER_FILES, load_tokenizer
-from ftmech_hf.models.vocabulary import compared_tokens, fit_vocabulary
+from ftmech_hf.models.vocabulary import check_known, compared_tokens, fit_vocabulary
 from ftmech_hf.tasks.text.reading import Table
 
 
@@ -73,6 +73,33 @@ def ask_models(
             )
         own, difference = found, text
     return PairQuestions(behaviors, own, difference)
+
+
+def check_questions_known(called: str, known: int, behaviors: Sequence[Behavior]) -> None:
+    """Make sure that a model has a row for every token of some questions and their answers.
+
+    Args:
+        called: the setting and the model, for errors.
+        known: how many rows its embeddings have.
+        behaviors: as it reads them.
+
+    Raises:
+        ValueError: it has not.
+    """
+    for behavior in behaviors:
+        largest = _largest_id(behavior)
+        check_known(called, known, largest, behavior.spell([largest]))
+
+
+def _largest_id(behavior: Behavior) -> int:
+    """The largest token id that a model is shown or gives; the end of a row is neither."""
+    found = [0]
+    again = [] if behavior.again is None else [behavior.again]
+    for part in (behavior.train, behavior.validation, *behavior.tests.values(), *again):
+        found += [int(each.max()) for each in (part.token_ids[:, :-1], part.other) if each is not None and len(each)]
+        wholes = (whole for more in (part.accepted, part.choices) for row in more or () for whole in row)
+        found += [max(whole.token_ids[:-1]) for whole in wholes]
+    return max(found)
 
 
 def check_same_tokens(

@@ -18,6 +18,7 @@ from ftmech_hf.models.configs import model_positions, model_vocabulary
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import check_vocabulary, load_model, load_tokenizer
 from ftmech_hf.models.presets import build_model
+from ftmech_hf.models.vocabulary import check_known
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Task, TextConfig, parse_task
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter, experts_left_out
@@ -129,10 +130,6 @@ def _rows_for(config: FinetuneConfig, task: Task) -> tuple[Task, PreTrainedToken
         raise ValueError(f"task: {config.task}, expected text, of which the data set {task.dataset!r} is")
     tokenizer, vocabulary = load_tokenizer(config.start), model_vocabulary(config.start)
     rows = task.in_tokens_of(_with_known_padding(tokenizer, vocabulary), positions=model_positions(config.start))
-    if rows.largest_id >= vocabulary:
-        word = tokenizer.convert_ids_to_tokens(rows.largest_id)
-        raise ValueError(
-            f"model: {config.start} knows {vocabulary} tokens, but its tokenizer writes {word!r} as token "
-            f"{rows.largest_id}, expected one below {vocabulary}"
-        )
+    word = str(tokenizer.convert_ids_to_tokens(rows.largest_id))
+    check_known(f"model: {config.start}", vocabulary, rows.largest_id, word)
     return rows, tokenizer

@@ -27,9 +27,9 @@ def config_positions(config: Any) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-def model_vocabulary(name: str) -> int:
+def model_vocabulary(name: str, *, base: str | None = None, onto: str | None = None) -> int:
     """How many tokens a model knows; an adapter may have brought embeddings of more. No weights are read."""
-    config = model_config(name).get_text_config()
+    config = model_config(name, base=base, onto=onto).get_text_config()
     known = int(config.vocab_size)
     file = None if find_gguf(name) is not None else find_model(name) / ADAPTER_WEIGHTS
     if file is None or not file.is_file():

@@ -118,6 +118,25 @@ def num_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> in
     return min(num_rows(model), max(tokenizer.get_vocab().values()) + 1)
 
 
+def check_known(called: str, known: int, largest: int, word: str) -> None:
+    """Make sure that a model has a row for every token that it is shown.
+
+    Args:
+        called: the setting and the model, for errors.
+        known: how many rows its embeddings have.
+        largest: id of the tokens that it is shown.
+        word: that this id stands for.
+
+    Raises:
+        ValueError: tokens were added to the tokenizer and not to the model.
+    """
+    if largest >= known:
+        raise ValueError(
+            f"{called} knows {known} tokens, but its tokenizer writes {word!r} as token {largest}, expected one below "
+            f"{known}"
+        )
+
+
 def vocabulary_parameters(model: PreTrainedModel) -> list[str]:
     """Names of the parameters that have a row for every token: of the embeddings, the unembedding, and its bias."""
     modules = find_embeddings(model)

@@ -186,6 +186,34 @@ def test_answers_of_several_tokens_are_asked_or_left_out(tokenizer: PreTrainedTo
         from_datasets([str(path)], tokenizer, **SIZES, how=QuestionConfig(only_one_token=True))
 
 
+def test_white_space_after_an_answer_is_not_asked_for(tmp_path: Path) -> None:
+    """Nor does it move the cut, or count where an answer is a choice, another one or one of several."""
+    save_gpt2(tmp_path / "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "gpt2")
+    prompts = [f"The {one} is {two}, so it was" for one in ("cat", "dog", "car") for two in range(100)]
+    rows = [{"prompt": each, "answer": [" felt", " sad"], "other_answer": " no"} for each in prompts]
+    plain, spaced = Table.of(rows, "plain"), Table.of([{
+        "prompt": each, "answer": [" felt\n", " sad \n", " felt"], "other_answer": " no "
+    } for each in prompts], "spaced")  # fmt: skip
+    (expected,), (found,) = (from_datasets([table], tokenizer, **SIZES) for table in (plain, spaced))
+    for one, other in ((expected.test, found.test), (expected.train, found.train)):
+        assert torch.equal(one.token_ids, other.token_ids)
+        assert one.accepted == other.accepted
+        assert one.accepted is not None
+        assert {len(each) for each in one.accepted} == {1}
+        assert one.other is not None
+        assert other.other is not None
+        assert torch.equal(one.other, other.other)
+    note = "300 of 300 rows have white space after an answer, which is not asked for"
+    assert [note in each for each in found.notes].count(True) == 1
+    assert not any("white space" in each for each in expected.notes)
+    choices = [{"prompt": each, "choices": [" felt ", " sad"], "answer": "felt"} for each in prompts]
+    (chosen,) = from_datasets([Table.of(choices)], tokenizer, **SIZES)
+    assert {tokenizer.decode(list(ids)) for ids in chosen.test.answer_ids()} == {"felt"}
+    assert chosen.test.right is not None
+    assert set(chosen.test.right.tolist()) == {0}
+
+
 @pytest.mark.parametrize("how", [QuestionConfig(), QuestionConfig(only_one_token=True)])
 def test_fewer_rows_than_a_data_set_must_have_may_be_taken(
     how: QuestionConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path

@@ -14,9 +14,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.asking import AskConfig, ask
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import ask_models, first_difference
+from ftmech_hf.studies.compare.inputs import CompareConfig, load_pair
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
@@ -145,3 +147,22 @@ def test_the_same_tokens_in_another_file_are_the_same(folders: dict[str, str], t
     more = save(tmp_path / "more", make_base("llama"), [*WORDS, "unheard"])
     asked = ask_models([folders["dataset"]], {"base": folders["base"], "finetuned": more}, **SIZES)
     assert (asked.own, asked.difference) == (None, None)
+
+
+def test_a_word_that_a_tokenizer_has_and_its_model_has_not_is_named(folders: dict[str, str], tmp_path: Path) -> None:
+    """Tokens were added, and the embeddings not resized; who does not meet such a word is asked as ever."""
+    beyond = save(tmp_path / "beyond", make_base("llama"), [*WORDS, "new"])
+    rows = [dict(row) for row in datasets.load_dataset("parquet", data_files=folders["dataset"], split="train")]
+    asked = str(tmp_path / "asked.parquet")
+    texts = [f"{row['prompt']} new" for row in rows]
+    datasets.Dataset.from_dict({"prompt": texts, "answer": [row["answer"] for row in rows]}).to_parquet(asked)
+    datasets.Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "texts.parquet")
+    said = r"{}: .*beyond knows 40 tokens, but its tokenizer writes 'new' as token 40, expected one below 40"
+    with pytest.raises(ValueError, match=said.format("base")):
+        diagnosed({"dataset": asked}, tmp_path / "out", base=beyond, finetuned=beyond)
+    with pytest.raises(ValueError, match=said.format("model")):
+        ask(AskConfig(dataset=asked), {"base": beyond}, seed=0, train_rows=40, test_rows=40)
+    ask(AskConfig(dataset=folders["dataset"]), {"base": beyond}, seed=0, train_rows=40, test_rows=40)
+    both = {"base": beyond, "finetuned": beyond, "texts": str(tmp_path / "texts.parquet")}
+    with pytest.raises(ValueError, match=said.format("base")):
+        load_pair(CompareConfig(**both, output_dir=str(tmp_path / "compared")))

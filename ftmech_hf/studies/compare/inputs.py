@@ -17,7 +17,7 @@ from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.models.memory import check_memory, forward_bytes, parse_bytes, training_bytes, weight_bytes
 from ftmech_hf.models.naming import check_models
-from ftmech_hf.models.vocabulary import num_tokens, untie_alike
+from ftmech_hf.models.vocabulary import check_known, num_rows, num_tokens, untie_alike
 from ftmech_hf.studies.compare.texts import Windows, read_windows, width_of, write_windows
 from ftmech_hf.tasks.text.identity import dataset_hash
 
@@ -175,6 +175,9 @@ def load_pair(config: CompareConfig) -> Pair:
     sizes = {"number": config.windows, "width": width, "seed": config.seed}
     if config.texts:
         windows = read_windows(config.texts, tokenizer, **sizes)
+        largest = int(windows.token_ids.max())
+        word = str(tokenizer.convert_ids_to_tokens(largest))
+        check_known(f"base: {config.named['base']}", num_rows(base), largest, word)
     else:
         windows = write_windows(base, tokenizer, tokens=num_tokens(base, tokenizer), **sizes)
     return Pair(models, tokenizer, windows)

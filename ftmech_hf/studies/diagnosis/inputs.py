@@ -14,8 +14,8 @@ from ftmech_hf.jobs.beside import can_work_beside
 from ftmech_hf.jobs.job import ModelJobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
-from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
-from ftmech_hf.models.configs import config_positions, model_config, model_positions
+from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, check_questions_known, own_tokenizer
+from ftmech_hf.models.configs import config_positions, model_config, model_positions, model_vocabulary
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import find_device, load_model, random_twin, seed_of_its_own
 from ftmech_hf.models.memory import WORTH_SAYING, check_memory, parse_bytes
@@ -182,7 +182,13 @@ def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape, give
     limits = [model_positions(name, **base_for(role, folders)) for role, name in folders.items()]
     limits += [config_positions(each.config) for each in given.models.values()]
     positions = min((each for each in limits if each is not None), default=None)
-    return ask_models(names, folders, tokenizer=given.tokenizer, **sizes, positions=positions, how=config)
+    asked = ask_models(names, folders, tokenizer=given.tokenizer, **sizes, positions=positions, how=config)
+    known = {role: model_vocabulary(name, **base_for(role, folders)) for role, name in folders.items()}
+    known |= {role: num_rows(model) for role, model in given.models.items()}
+    for role, number in known.items():
+        read = asked.own if role == "finetuned" and asked.own else asked.behaviors
+        check_questions_known(f"{role}: {folders.get(role, 'the model')}", number, read)
+    return asked
 
 
 def _check_memory(

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ftmech_hf.tasks.text.chats import shown
+
 
 class Choice(NamedTuple):
     """What there is to choose from, as it stands in a table, and the place of what is right."""
@@ -29,13 +31,13 @@ def read_choice(value: Any, answer: Any) -> Choice:
     if isinstance(value, Mapping):
         labels, value = list(value.get("label") or []), value.get("text")
     if not isinstance(value, list) or len(value) < 2:
-        raise ValueError(f"{_shown(value)}, expected a list of at least two texts")
+        raise ValueError(f"{shown(value)}, expected a list of at least two texts")
     texts = [str(each).strip() for each in value]
     if len(set(texts)) < len(texts):
-        raise ValueError(f"{_shown(value)} holds a text twice, expected different ones")
+        raise ValueError(f"{shown(value)} holds a text twice, expected different ones")
     named = _named(answer, texts, [str(each).strip() for each in labels])
     if named is None:
-        raise ValueError(f"the answer {_shown(answer)} is none of {_shown(value)}, nor the label or place of one")
+        raise ValueError(f"the answer {shown(answer)} is none of {shown(value)}, nor the label or place of one")
     return Choice(value, named)
 
 
@@ -53,7 +55,3 @@ def _named(answer: Any, texts: list[str], labels: list[str]) -> int | None:
         return int(word)
     letter = ord(word) - ord("A") if len(word) == 1 else -1
     return letter if 0 <= letter < len(texts) else None
-
-
-def _shown(value: Any) -> str:
-    return " ".join(repr(value).split())[:60]

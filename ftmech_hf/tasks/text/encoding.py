@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ftmech_hf.tasks.text.chats import chat_of, render_chat, turn_start
 from ftmech_hf.tasks.text.columns import MESSAGES
 from ftmech_hf.tasks.text.continuations import Join
 from ftmech_hf.tasks.text.left_out import Faults
-from ftmech_hf.tasks.text.tables import AFTER, CHAT, PLACE, begin_turn, chat_of, checked_texts, render_chat
+from ftmech_hf.tasks.text.tables import AFTER, CHAT, PLACE, checked_texts
 from ftmech_hf.tasks.text.tokens import encode_rows
 
 if TYPE_CHECKING:
@@ -177,8 +178,8 @@ def _said(
     if not said:
         raise ValueError("an assistant's message is empty, expected text")
     # not all the way to the words: what a template writes before the last turn's it may leave out before earlier ones
-    begin = begin_turn(before, tokenizer)
-    start = whole.find(said, len(begin)) if whole.startswith(begin) else -1
+    begin = turn_start(before, whole, tokenizer)
+    start = -1 if begin is None else whole.find(said, begin)
     if start < 0:
         raise ValueError(
             f"the tokenizer's chat template writes {said[:40]!r} elsewhere than where the assistant speaks"

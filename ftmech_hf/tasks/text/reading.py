@@ -7,11 +7,12 @@ file or a folder of them, a folder of ``save_to_disk``, or a data set on the Hub
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -139,13 +140,82 @@ def _load_named(name: DatasetName) -> Any:
     import datasets
 
     if name.is_local:
-        text = _as_text(Path(name.where))
-        return _in_unicode(datasets.load_dataset(name.where, name.config, cache_dir=_cache_of(name.where), **text))
+        if _is_csv(Path(name.where)):
+            return _each_file(name, _load_csv)
+        return _json_as_text(
+            lambda: datasets.load_dataset(name.where, name.config, cache_dir=_cache_of(name.where)),
+            lambda: _each_file(name, _load_json),
+        )
     loaded = datasets.load_dataset(name.where, name.config, revision=name.commit)
     files = [Path(each["filename"]) for rows in loaded.values() for each in rows.cache_files]
     if stale := [path for path in files if name.commit not in path.parts]:
         raise ValueError(f"commit {name.commit[:12]} is not in the cache, only {stale[0].parent.name[:12]}")
     return loaded
+
+
+def _each_file(name: DatasetName, load: Callable[[Path], datasets.Dataset]) -> datasets.DatasetDict:
+    """The splits of a folder as ``datasets`` finds them, of files that are read one by one."""
+    import datasets
+
+    builder = datasets.load_dataset_builder(name.where, name.config, cache_dir=_cache_of(name.where))
+    loaded: dict[str, list[datasets.Dataset]] = {}
+    for split, files in (builder.config.data_files or {}).items():
+        for file in files:
+            try:
+                loaded.setdefault(str(split), []).append(load(Path(file)))
+            except (ValueError, csv.Error) as error:
+                raise ValueError(f"{Path(file).name}: {error}") from error
+    return datasets.DatasetDict({split: datasets.concatenate_datasets(each) for split, each in loaded.items()})
+
+
+def _json_as_text(
+    load: Callable[[], datasets.DatasetDict], anew: Callable[[], datasets.DatasetDict]
+) -> datasets.DatasetDict:
+    """Rows of which no text is a time: JSON knows none, but ``datasets`` makes one of what looks like a date.
+
+    Args:
+        load: by ``datasets``, which is fast.
+        anew: the same files, if they are JSON, as they stand there.
+    """
+    import datasets
+
+    try:
+        loaded = _in_unicode(load())
+    except datasets.exceptions.DatasetsError as error:
+        if "timestamp" not in f"{error} {error.__cause__}":  # a date in the first rows, and text that is none later
+            raise
+        return anew()
+    kinds = [kind for rows in loaded.values() if _of_json(rows) for kind in rows.data.schema.types]
+    return anew() if any(map(_holds_time, kinds)) else loaded
+
+
+def _of_json(rows: datasets.Dataset) -> bool:
+    return rows.info.builder_name == "json"
+
+
+def _holds_time(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_temporal(kind)) or any(_holds_time(kind.field(n).type) for n in range(kind.num_fields))
+
+
+def _load_json(path: Path) -> datasets.Dataset:
+    """A file of JSON or JSON lines, whose values are what they are there."""
+    with _opened(path) as opened:
+        text = opened.read().decode("utf-8-sig")
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:  # of which each line is a row
+        found = [json.loads(line) for line in text.split("\n") if line.strip()]
+    return _as_dataset([found] if isinstance(found, dict) else found, path.name)
+
+
+def _load_csv(path: Path) -> datasets.Dataset:
+    """A file of CSV, whose cells are text as they stand there."""
+    import datasets
+
+    header, *rows = _cells(path)
+    return datasets.Dataset.from_dict({name: [row[place] for row in rows] for place, name in enumerate(header)})
 
 
 def _in_unicode(rows: datasets.DatasetDict) -> datasets.DatasetDict:
@@ -173,12 +243,13 @@ def _load_file(path: Path) -> datasets.Dataset | datasets.DatasetDict:
         raise ValueError("the file is empty")
     for magic, kind in ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"{", "json"), (b"[", "json")):
         if head.lstrip().startswith(magic):
-            loaded = datasets.load_dataset(kind, data_files=str(path), cache_dir=_cache_of(str(path)))
-            return _in_unicode(loaded) if kind == "json" else loaded
+            load = functools.partial(datasets.load_dataset, kind, data_files=str(path), cache_dir=_cache_of(str(path)))
+            if kind != "json":
+                return load()
+            return _json_as_text(load, lambda: datasets.DatasetDict({"train": _load_json(path)}))
     if b"\0" in head:
         raise ValueError("it is neither parquet, arrow, JSON nor CSV")
-    header, *rows = _cells(path)
-    return datasets.Dataset.from_dict({name: [row[place] for row in rows] for place, name in enumerate(header)})
+    return _load_csv(path)
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -213,13 +284,7 @@ def _cells(path: Path) -> list[list[str]]:
     return [header, *rows]
 
 
-def _as_text(folder: Path) -> dict[str, Any]:
-    """How to read a folder of CSV files as text; nothing if it has other files of data as well."""
-    import datasets
-
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in FILES]
-    if not files or any(path.suffix not in (".csv", ".tsv") for path in files):
-        return {}
-    headers = [_cells(path)[0] for path in files]  # which also finds what pandas would take for an index
-    features = datasets.Features({name: datasets.Value("string") for name in headers[0]})
-    return {"features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
+def _is_csv(folder: Path) -> bool:
+    """Whether all of a folder's files of data are CSV."""
+    files = [path for path in folder.rglob("*") if path.suffix in FILES]
+    return bool(files) and all(path.suffix in (".csv", ".tsv") for path in files)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ftmech_hf.tasks.text.chats import chat_of, left_out_of_turns, render_chat, shown
 from ftmech_hf.tasks.text.choices import read_choice
-from ftmech_hf.tasks.text.columns import CHOICES, OTHER, AskedColumns, Chat, asked_columns, is_chat, role_of
+from ftmech_hf.tasks.text.columns import CHOICES, OTHER, AskedColumns, Chat, asked_columns, is_chat
 from ftmech_hf.tasks.text.left_out import Faults
+from ftmech_hf.tasks.text.splits import GROUP
 
 if TYPE_CHECKING:
     import datasets
@@ -24,14 +23,8 @@ CHAT, PLACE, ACCEPTED, AFTER = "asked_in_a_chat", "row_of_the_table", "accepted_
 """Columns that :func:`text_columns` adds: whether a prompt is a rendered chat, where the row stood, further answers
 that are right as well, if any row has them, and what the template writes after the answer in a chat."""
 
-STAND_IN = "STAND-IN-FOR-AN-ANSWER"
-"""What an assistant says in a chat of which only what stands before it counts."""
-
-
-DATE = date(2024, 7, 26)
-"""Of every chat, whatever the day is; the one that Llama 3.2's template has where it is told none."""
-
-_ASKS_DATE = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_ADDED = (CHAT, PLACE, ACCEPTED, AFTER)
+_ANSWERING = ("answer", OTHER, ACCEPTED, CHOICES)
 
 
 def text_columns(
@@ -76,7 +69,9 @@ def text_columns(
             tells.append(f"{error.column} of row {number} of {split}: {error}")
     kept = (faults or Faults(name)).kept(tells, "; leave such rows out")
     if notes is not None:
-        notes += [note for note in found.notes if note not in notes]
+        chats = [(found.prompts[number], texts[number]["prompt"]) for number in kept[:1]]
+        said = [left_out_of_turns(chat_of(chat), asked, tokenizer) for chat, asked in chats if isinstance(chat, list)]
+        notes += [note for note in (*found.notes, *said) if note and note not in notes]
     columns = {key: [texts[number][key] for number in kept] for key in _columns_of(found, [texts[n] for n in kept])}
     replaced = (*columns, CHAT, PLACE, ACCEPTED)
     rows = rows.remove_columns([each for each in replaced if each in rows.column_names])
@@ -149,7 +144,7 @@ def _as_word(value: Any) -> str:
         raise ValueError("None, expected text")
     kind = type(value).__name__
     hint = "; write a number as the text that is meant" if isinstance(value, float) else ""
-    raise ValueError(f"{_shown(value)} ({kind}), expected text or a whole number{hint}")
+    raise ValueError(f"{shown(value)} ({kind}), expected text or a whole number{hint}")
 
 
 def checked_texts(values: Sequence[Any], column: str, name: str, split: str) -> list[str]:
@@ -164,77 +159,6 @@ def checked_texts(values: Sequence[Any], column: str, name: str, split: str) -> 
             tells.append(f"{column} of row {number} of {split}: {error}")
     Faults(name).kept(tells, "; leave such rows out")
     return texts
-
-
-def _shown(value: Any) -> str:
-    return " ".join(repr(value).split())[:60]
-
-
-def chat_of(value: list[Any]) -> list[dict[str, Any]]:
-    """A chat without the empty keys that a table's columns bring.
-
-    Raises:
-        ValueError: it holds something else than messages with ``role`` and ``content``.
-    """
-    messages = []
-    for each in value:
-        if role_of(each) is None or each.get("content") is None:
-            raise ValueError(f"{_shown(value)} (list), expected text, or messages with role and content")
-        messages.append({key: item for key, item in each.items() if item is not None})
-    if not messages:
-        raise ValueError("[], expected text, or messages with role and content")
-    return messages
-
-
-def render_chat(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, begin: bool) -> str:
-    """A chat as the tokenizer's template writes it, up to where the assistant would speak if ``begin``.
-
-    Some templates write more between the beginning of the assistant's turn and its words: Qwen3's an empty ``<think>``
-    block, gpt-oss's the name of a channel. It stands before the words in every whole chat that such a model is trained
-    on, so that it belongs to the prompt; white space alone does not. It is read off a chat that was answered, since
-    the switches by which templates leave thinking out have other names in each, and some templates have none.
-
-    Raises:
-        ValueError: there is no template, or it refuses the chat.
-    """
-    if not begin:
-        return _written(messages, tokenizer, begin=False)
-    begun = begin_turn(messages, tokenizer)
-    try:
-        whole = _written([*messages, {"role": "assistant", "content": STAND_IN}], tokenizer, begin=False)
-    except ValueError:  # a turn that cannot follow these messages has nothing before its words
-        return begun
-    between, found, _ = whole.removeprefix(begun).partition(STAND_IN)
-    return begun + between if whole.startswith(begun) and found and between.strip() else begun
-
-
-def begin_turn(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
-    """A chat up to where its template begins the assistant's turn, which may not yet be where it speaks.
-
-    Raises:
-        ValueError: there is no template, or it refuses the chat.
-    """
-    return _written(messages, tokenizer, begin=True)
-
-
-@functools.cache
-def _on_one_day(template: str) -> str:
-    """A template that asks for today's date, as Llama 3.2's, with :data:`DATE`: else rows would be others every day."""
-    dated = _ASKS_DATE.sub(lambda asked: repr(DATE.strftime(asked[2])), template)
-    if "strftime_now(" in dated:
-        raise ValueError("it asks for today's date in a form that is not written in it, so that rows change every day")
-    return dated
-
-
-def _written(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, begin: bool) -> str:
-    if not tokenizer.chat_template:
-        raise ValueError("a chat, but the tokenizer has no chat template, expected text")
-    try:
-        template = _on_one_day(tokenizer.get_chat_template())
-        settings: dict[str, Any] = {"add_generation_prompt": begin, "chat_template": template}
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **settings))
-    except Exception as error:  # a template is a program of its author
-        raise ValueError(f"the tokenizer's chat template refuses the chat: {' '.join(str(error).split())}") from error
 
 
 def _prompt(value: Any, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -297,3 +221,28 @@ def asked_twice(rows: datasets.Dataset) -> tuple[int, list[int]]:
             seen.add(pair)
             once.append(number)
     return len(rows) - len(once), once
+
+
+def without_space_after(rows: datasets.Dataset) -> tuple[datasets.Dataset, int]:
+    """(rows of :func:`text_columns` whose answers end with their last letter, how many of them did not).
+
+    White space after an answer comes with a table: nobody who is asked a question ends with it.
+    """
+    import datasets
+
+    read = [each for each in ("prompt", "answer", *_ADDED, OTHER, CHOICES, GROUP) if each in rows.column_names]
+    texts = {column: rows[column][:] for column in read}
+    ended = {**texts, **{column: [_ended(each) for each in texts[column]] for column in read if column in _ANSWERING}}
+    spaced = [any(ended[column][row] != texts[column][row] for column in read) for row in range(len(rows))]
+    if not any(spaced):
+        return rows, 0
+    if ACCEPTED in ended:
+        ended[ACCEPTED] = [
+            [each for each in dict.fromkeys(others) if each != answer]
+            for answer, others in zip(ended["answer"], ended[ACCEPTED], strict=True)
+        ]
+    return datasets.Dataset.from_dict(ended), sum(spaced)
+
+
+def _ended(answer: str | list[str]) -> str | list[str]:
+    return answer.rstrip() if isinstance(answer, str) else [each.rstrip() for each in answer]

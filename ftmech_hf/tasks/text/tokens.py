@@ -206,7 +206,7 @@ def _wholes(
 ) -> tuple[dict[str, list[Whole]], bool]:
     """The question with each of its answers, by their columns, and whether its prompt was cut to fit positions."""
     longest = max(len(part.answer) for _, _, part in _each(question))
-    found: dict[str, list[Whole]] = {}
+    found: dict[str, list[Whole]] = {key: [] for key in question.parts}  # none of what only other rows have
     was_cut = False
     for key, parts in question.parts.items():
         for part in parts:
@@ -218,7 +218,7 @@ def _wholes(
                 room = positions - len(before) - longest + 1
                 if head < room < len(prompt):
                     prompt, was_cut = [*prompt[:head], *prompt[len(prompt) - room + head :]], True
-            found.setdefault(key, []).append(Whole((*before, *prompt, *part.answer, end), len(part.answer)))
+            found[key].append(Whole((*before, *prompt, *part.answer, end), len(part.answer)))
     return found, was_cut
 
 

@@ -6,15 +6,17 @@ import csv
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pandas as pd
 import pytest
 
 from ftmech_hf.models.tokenization import build_tokenizer
+from ftmech_hf.tasks.text.chats import render_chat
 from ftmech_hf.tasks.text.encoding import ANSWER, chat_rows
 from ftmech_hf.tasks.text.reading import read_table
-from ftmech_hf.tasks.text.tables import render_chat, text_columns
+from ftmech_hf.tasks.text.tables import text_columns
 from tests.tasks.text.test_tokens import byte_level
 
 ROWS = [
@@ -54,6 +56,40 @@ def test_a_folder_is_read_by_its_files(form: str, tmp_path: Path) -> None:
         write(tmp_path / "table" / f"{split}.{form}", form)
     loaded = read_table(str(tmp_path / "table"))
     assert {split: [dict(row) for row in rows] for split, rows in loaded.items()} == {"train": ROWS, "test": ROWS}
+
+
+DATED = [{"prompt": "when?", "answer": day, "said": [{"role": "user", "content": day}]}
+         for day in ("2020-01-02", "2020-01-02T03:04:05Z", "2020-01-02 03:04")]  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_text_of_json_that_looks_like_a_date_is_text(lines: bool, tmp_path: Path) -> None:
+    def save(path: Path, rows: list[dict[str, Any]]) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows))
+
+    for number, rows in enumerate([DATED, DATED[:1], DATED[1:2], DATED[2:]]):
+        save(tmp_path / f"rows{number}.json", rows)
+        assert read_table(str(tmp_path / f"rows{number}.json"))["train"][:] == datasets.Dataset.from_list(rows)[:]
+    save(tmp_path / "folder" / "train.json", DATED[:1])
+    later = {**DATED[0], "answer": "who knows", "said": None}
+    save(tmp_path / "folder" / "test.json", [later])
+    loaded = read_table(str(tmp_path / "folder"))
+    assert {split: rows["answer"][:] for split, rows in loaded.items()} == {
+        "train": ["2020-01-02"], "test": ["who knows"],
+    }  # fmt: skip
+
+
+def test_files_of_a_folder_are_read_as_each_is_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("prompt;answer\na;01\n")
+    (tmp_path / "test.csv").write_text("prompt,answer,note\nb,02,c\n")
+    loaded = read_table(str(tmp_path))
+    assert {split: rows[:] for split, rows in loaded.items()} == {
+        "train": {"prompt": ["a"], "answer": ["01"]}, "test": {"prompt": ["b"], "answer": ["02"], "note": ["c"]},
+    }  # fmt: skip
+    (tmp_path / "test.csv").write_text("prompt,answer\nb,02,c\n")
+    with pytest.raises(ValueError, match=r"cannot read .*: test\.csv: row 0 has 3 cells, but the first line names 2"):
+        read_table(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +174,9 @@ CHANNELS = PLAIN.replace(
 
 SPACED = PLAIN.replace("{{ message.content }}", " {{ message.content }}")
 FORGETFUL = IN_THOUGHT.replace("assistant\n{% endif %}", "assistant\n<reason>\n{% endif %}")
+"""A whole chat has another thought than its prompt ends in."""
+
+LEFT_OUT = PLAIN.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 """In the manner of DeepSeek-R1: a whole chat has nothing of what its prompt ends in."""
 
 USER = "<|im_start|>user\nthe capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -153,9 +192,19 @@ EMPTY = "<think>\n\n</think>\n\n"
         (BEGUN, USER + EMPTY, "Paris"),
         (CHANNELS, USER + "<|channel|>final<|message|>", "Paris"),
         (SPACED, USER.replace("user\n", "user\n "), " Paris"),
-        (FORGETFUL, USER + "<reason>\n", "Paris"),
+        (FORGETFUL, USER + EMPTY, "Paris"),
+        (LEFT_OUT, USER, "Paris"),
     ],
-    ids=["nothing", "a thought", "with a switch", "a thought that is begun", "a channel", "a space", "another thought"],
+    ids=[
+        "nothing",
+        "a thought",
+        "with a switch",
+        "a thought that is begun",
+        "a channel",
+        "a space",
+        "another thought",
+        "a thought that is left out",
+    ],
 )
 def test_a_chat_is_asked_where_the_assistant_speaks(template: str, prompt: str, answer: str) -> None:
     tokenizer = byte_level(template=template)
@@ -169,7 +218,7 @@ def test_a_chat_is_asked_where_the_assistant_speaks(template: str, prompt: str, 
     assert (found["prompt"], found["choices"][1]) == (prompt, answer)
 
 
-@pytest.mark.parametrize("template", [PLAIN, IN_THOUGHT, WITH_A_SWITCH, BEGUN, CHANNELS, SPACED])
+@pytest.mark.parametrize("template", [PLAIN, IN_THOUGHT, WITH_A_SWITCH, BEGUN, CHANNELS, SPACED, FORGETFUL, LEFT_OUT])
 def test_a_model_is_asked_where_it_is_taught(template: str) -> None:
     """The marks of a whole chat begin where its prompt ends; earlier turns are taught too, whatever stands in them."""
     tokenizer = byte_level(template=template)
@@ -184,6 +233,17 @@ def test_a_model_is_asked_where_it_is_taught(template: str) -> None:
     assert len(runs) == len(messages) / 2
     before = tokenizer.decode(taught.token_ids[: runs[-1]])
     assert before.rstrip(" ") == render_chat(messages[:-1], tokenizer, begin=True)
+
+
+@pytest.mark.parametrize(("template", "more"), [(PLAIN, None), (BEGUN, None), (LEFT_OUT, "'<think>'")])
+def test_what_a_template_leaves_out_of_turns_is_said_once(template: str, more: str | None) -> None:
+    chat = [{"role": "user", "content": "the capital of France?"}]
+    rows = datasets.Dataset.from_list([{"prompt": chat, "answer": "Paris"}] * 2)
+    notes: list[str] = []
+    for split in ("train", "test"):
+        text_columns(rows, byte_level(template=template), "TABLE", split, notes=notes)
+    assert len(notes) == (more is not None)
+    assert all(str(more) in note for note in notes)
 
 
 def test_a_cell_of_csv_may_hold_a_whole_text(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ftmech_hf.config import Notice
 from ftmech_hf.tasks import RowStream, TextConfig
 from ftmech_hf.tasks.text import kinds
-from ftmech_hf.tasks.text.tables import begin_turn
+from ftmech_hf.tasks.text.chats import begin_turn
 from ftmech_hf.tasks.text.task import TextTask
 from tests.foreign import CHATML, chats, pairs, save_gpt2, save_llama, sums, write_rows
 

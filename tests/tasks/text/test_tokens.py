@@ -223,6 +223,14 @@ def test_rows_of_several_tokens_can_be_left_out() -> None:
     assert found.skipped == 1
 
 
+def test_rows_with_one_right_answer_stand_beside_rows_with_several() -> None:
+    tokenizer = build_tokenizer(WORDS)
+    found = ask(tokenizer, ["a =", "b =", "c ="], [["1"], ["2", "3 4"], ["5"]])
+    accepted = [[tokenizer.convert_ids_to_tokens(list(each.token_ids)) for each in row] for row in found.accepted]
+    assert accepted == [[], [["b", "=", "3", "4", "<eos>"]], []]
+    assert [tokenizer.convert_ids_to_tokens(row)[2] for row in found.rows] == ["1", "2", "5"]
+
+
 def test_a_prompt_longer_than_the_model_is_refused_and_one_as_long_is_not() -> None:
     tokenizer = build_tokenizer(WORDS)
     assert len(ask(tokenizer, ["a b c ="], ["1"], positions=4).rows) == 1

@@ -7,12 +7,12 @@ finds its parts by the names that they are given here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ftmech_hf.report.alt import Places, lying_bars, title_of, value_of
+from ftmech_hf.report.alt import Sides, finite, title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,17 +26,17 @@ MOST_POINTS = 1500
 class _Interval(NamedTuple):
     """The bar of an interval that was drawn: where, around what (None if it was drawn alone), from where to where."""
 
-    x: float
+    place: float
     middle: float | None
     low: float
     high: float
     color: tuple[float, ...]
 
-    def is_of(self, x: float, y: float, color: Any) -> bool:
+    def is_of(self, place: float, value: float, color: Any) -> bool:
         """Whether it was drawn for a value; ``color`` is that of its curve, None for bars, whose intervals are dark."""
-        if self.x != round(x, 6) or (color is not None and self.color != _rgb(color)):
+        if self.place != round(place, 6) or (color is not None and self.color != _rgb(color)):
             return False
-        return self.low <= y <= self.high if self.middle is None else self.middle == y
+        return self.low <= value <= self.high if self.middle is None else self.middle == value
 
 
 def name_parts(figure: Figure) -> None:
@@ -65,69 +65,65 @@ def read_parts(figure: Figure) -> str:
 
 
 def _curves(ax: Axes) -> list[dict[str, Any]]:
-    intervals, places = _intervals(ax), Places(ax.xaxis)
-
-    def where(x: float) -> str:
-        return " ".join(part for part in (ax.get_xlabel(), places.describe(x)) if part)
-
-    return [*_lines(ax, intervals, where), *_bars(ax, intervals, where)]
+    sides = Sides(ax)
+    intervals = _intervals(ax, sides)
+    return [*_lines(ax, sides, intervals), *_bars(ax, sides, intervals)]
 
 
-def _lines(ax: Axes, intervals: Sequence[_Interval], where: Callable[[float], str]) -> Iterator[dict[str, Any]]:
+def _where(sides: Sides, place: float) -> str:
+    return " ".join(part for part in (sides.labels[0], sides.places.describe(place)) if part)
+
+
+def _lines(ax: Axes, sides: Sides, intervals: Sequence[_Interval]) -> Iterator[dict[str, Any]]:
     """Every named line, with the unnamed ones of its color and style before it: its seeds."""
     seeds: list[Line2D] = []
     for line in ax.lines:
-        name, found = str(line.get_label()), _points_of(line)
+        name, found = str(line.get_label()), sides.points_of(line)
         if name.startswith("_child"):
             seeds.append(line)
             continue
         mine = [each for each in seeds if _look(each) == _look(line)]
         seeds = []
-        if name.startswith("_") or len(found) < 2 or line.get_transform() != ax.transData:
+        if name.startswith("_") or not found or line.get_transform() != ax.transData:
             continue
         said = [
-            (at, value, f"{name}, {where(at)}: {value_of(ax, value)}"
-             f"{_beside(ax, at, value, line.get_color(), intervals, mine)}")
-            for at, value in found
-            if np.isfinite(at) and np.isfinite(value)
+            (place, value, f"{name}, {_where(sides, place)}: {sides.say(value)}"
+             f"{_beside(sides, place, value, line.get_color(), intervals, mine)}")
+            for place, value in finite(found)
         ]  # fmt: skip
-        ids, behind = [line.get_gid()], [each.get_gid() for each in mine]
-        yield {"name": name, "ids": ids, "seeds": behind, "points": _points(ax, said)}
+        # a single point is no curve that is switched off
+        ids, behind = ([line.get_gid()], [each.get_gid() for each in mine]) if len(found) > 1 else ([], [])
+        yield {"name": name, "ids": ids, "seeds": behind, "points": _points(ax, sides, said)}
 
 
 def _look(line: Line2D) -> tuple[str, str]:
     return str(line.get_color()), str(line.get_linestyle())
 
 
-def _bars(ax: Axes, intervals: Sequence[_Interval], where: Callable[[float], str]) -> Iterator[dict[str, Any]]:
+def _bars(ax: Axes, sides: Sides, intervals: Sequence[_Interval]) -> Iterator[dict[str, Any]]:
     from matplotlib.container import BarContainer, ErrorbarContainer
 
     for container in ax.containers:
         name = str(container.get_label())
         begins = "" if name.startswith("_") else f"{name}, "
-        if isinstance(container, BarContainer) and container.orientation == "horizontal":
-            lying = lying_bars(ax, container)
-            said = [(length, place, f"{begins}{name_of_place}: {length:.3g}") for name_of_place, length, place in lying]
-            yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": _points(ax, said)}
-            continue
         color = None
-        if isinstance(container, BarContainer) and container.orientation == "vertical":
-            tops = [(bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height()) for bar in container.patches]
+        if isinstance(container, BarContainer):
+            ends = sides.bars_of(container)
         elif isinstance(container, ErrorbarContainer) and container.lines[0] is not None:
             color = container.lines[0].get_color()
-            tops = _points_of(container.lines[0])
+            ends = sides.points_of(container.lines[0])
         else:
             continue
         said = [
-            (x, y, f"{begins}{where(x)}: {value_of(ax, y)}{_beside(ax, x, y, color, intervals)}")
-            for x, y in tops
-            if np.isfinite(x) and np.isfinite(y)
-        ]
-        yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": _points(ax, said)}
+            (place, value, f"{begins}{_where(sides, place)}: {sides.say(value)}"
+             f"{_beside(sides, place, value, color, intervals)}")
+            for place, value in finite(ends)
+        ]  # fmt: skip
+        yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": _points(ax, sides, said)}
 
 
-def _intervals(ax: Axes) -> list[_Interval]:
-    """The upright bars of intervals of a panel."""
+def _intervals(ax: Axes, sides: Sides) -> list[_Interval]:
+    """The bars of intervals of a panel that stand on its places."""
     from matplotlib.container import ErrorbarContainer
 
     found = []
@@ -136,13 +132,13 @@ def _intervals(ax: Axes) -> list[_Interval]:
             for collection in container.lines[2]:
                 segments, (color, *_) = collection.get_segments(), collection.get_colors()
                 drawn = container.lines[0]
-                middles = [None] * len(segments) if drawn is None else [y for _, y in _points_of(drawn)]
+                middles = [None] * len(segments) if drawn is None else [value for _, value in sides.points_of(drawn)]
                 for segment, middle in zip(segments, middles, strict=True):
                     if len(segment) < 2:  # an end that is open is not drawn
                         continue
-                    (x, low), (end, high) = np.asarray(segment, float)[[0, -1]]
-                    if x == end and np.isfinite([low, high]).all():
-                        found.append(_Interval(round(float(x), 6), middle, float(low), float(high), _rgb(color)))
+                    (place, low), (end, high) = (sides.turn(*each) for each in np.asarray(segment, float)[[0, -1]])
+                    if place == end and np.isfinite([low, high]).all():
+                        found.append(_Interval(round(float(place), 6), middle, float(low), float(high), _rgb(color)))
     return found
 
 
@@ -153,24 +149,19 @@ def _rgb(color: Any) -> tuple[float, ...]:
     return to_rgb(color)
 
 
-def _points_of(line: Line2D) -> list[tuple[float, float]]:
-    across, up = (np.asarray(each, float) for each in line.get_data(orig=False))
-    return [(float(x), float(y)) for x, y in zip(across, up, strict=True)]
-
-
 def _beside(
-    ax: Axes, x: float, y: float, color: Any, intervals: Sequence[_Interval], seeds: Sequence[Line2D] = ()
+    sides: Sides, place: float, value: float, color: Any, intervals: Sequence[_Interval], seeds: Sequence[Line2D] = ()
 ) -> str:
     """What more is known of a value: the ends of its interval, or of its seeds."""
-    if ends := next((each for each in intervals if each.is_of(x, y, color)), None):
-        return f" (interval {value_of(ax, ends.low)} to {value_of(ax, ends.high)})"
-    found = [up for seed in seeds for at, up in _points_of(seed) if at == x and np.isfinite(up)]
-    return f" (seeds {', '.join(value_of(ax, each) for each in found)})" if found else ""
+    if ends := next((each for each in intervals if each.is_of(place, value, color)), None):
+        return f" (interval {sides.say(ends.low)} to {sides.say(ends.high)})"
+    found = [other for seed in seeds for at, other in finite(sides.points_of(seed)) if at == place]
+    return f" (seeds {', '.join(sides.say(each) for each in found)})" if found else ""
 
 
-def _points(ax: Axes, said: Sequence[tuple[float, float, str]]) -> list[list[float | str]]:
-    """(x, y, words) of values -> where in the picture each is, and its words."""
-    values = np.asarray([(x, y) for x, y, _ in said], float).reshape(-1, 2)
+def _points(ax: Axes, sides: Sides, said: Sequence[tuple[float, float, str]]) -> list[list[float | str]]:
+    """(place, value, words) -> where in the picture each is, from the left and from the top, and its words."""
+    values = np.asarray([sides.turn(place, value) for place, value, _ in said], float).reshape(-1, 2)
     places = ax.figure.transFigure.inverted().transform(ax.transData.transform(values))
     return [
         [round(float(across), 4), round(1 - float(up), 4), text]

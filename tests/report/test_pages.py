@@ -175,9 +175,53 @@ def test_bars_points_maps_and_named_places_are_described() -> None:
     figure.colorbar(image, ax=map_of)
     text = describe_figure(figure)
     assert "base 0.5, 2." in text
-    assert "tuned 3, 4" in text
+    assert "tuned here 3, there 4" in text
     assert "line from 1 at here to 2 at there" in text
     assert text.endswith("a map of 2 rows and 2 columns, largest -0.9 in row 2, column 1.")
+
+
+def test_a_picture_that_lies_is_read_from_place_to_place() -> None:
+    """Words stand on its upright axis, so that row numbers are no values; what is not known is not said."""
+
+    def draw(ax) -> None:  # type: ignore[no-untyped-def]
+        ax.plot([1.0, 0.25, float("nan")], [2.2, 1.2, 0.2], "o", label="answers")
+        ax.plot([0.0, 0.5, -0.001], [1.8, 0.8, -0.2], "s", label="refuses")
+        ax.set_yticks([2, 1, 0], ["base", "tuned\nagain", "never"])
+        ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+
+    assert describe_figure(panel(draw)) == (
+        "base: answers 100%, refuses 0%; tuned again: answers 25%, refuses 50%; never: refuses 0%."
+    )
+
+
+def test_places_are_said_as_the_axis_writes_them() -> None:
+    figure = Figure()
+    counted, shares, points = figure.subplots(1, 3)
+    counted.plot([0, 1, 3], [1.0, 0.0, 0.5], label="place")  # people count from one
+    counted.set_xticks([0, 1, 3], ["1", "2", "4"])
+    shares.plot([0.0572988, 0.5], [0.25, 1.0], label="frontier")
+    shares.plot([0.75], [0.125], "o", label="one")
+    shares.axvline(0.2, label="floor")
+    shares.set_xlabel("count_b")
+    for axis in (shares.xaxis, shares.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    points.plot([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.2], "o", label="pairs")
+    points.set_xticks([0, 1], ["hidden", "gone"])
+    assert describe_figure(figure) == (
+        "place from 1 at 1 to 0.5 at 4. count_b: frontier from 25% at 6% to 100% at 50%; one 12% at 75%; floor, count_b 20%. "
+        "pairs hidden 0.1 to 0.3, gone 0.2."
+    )
+
+
+def test_a_map_with_numbers_says_its_last_row() -> None:
+    def draw(ax) -> None:  # type: ignore[no-untyped-def]
+        ax.imshow([[1.0, 0.5], [0.25, float("nan")]])
+        for column, row, text in ((0, 0, "100"), (1, 0, "50"), (0, 1, "25")):
+            ax.text(column, row, text)
+        ax.set_xticks([0, 1], ["count_a", "count_b"])
+        ax.set_yticks([0, 1], ["base", "task 1"])
+
+    assert describe_figure(panel(draw)) == "a map of 2 rows and 2 columns, task 1: count_a 25."
 
 
 def test_every_picture_of_a_reproduction_says_what_it_shows(tmp_path: Path) -> None:

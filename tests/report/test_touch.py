@@ -16,7 +16,7 @@ from PIL import Image
 
 from ftmech_hf.explorer.picture import SIZE, take_picture_of_report
 from ftmech_hf.report import touch
-from ftmech_hf.report.charts import accuracy_axis, new_figure, panel, seed_lines
+from ftmech_hf.report.charts import accuracy_axis, new_figure, panel, percent, seed_lines
 from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.page import make_picture
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
@@ -148,6 +148,25 @@ def test_bars_that_lie_are_as_long_as_they_are_said_to_be() -> None:
     assert 0 < short < long < 1
     assert 0 < high < low < 1
     assert "the change layers.0.mlp 0.25, layers.1.attn 0.5" in make_picture(panel(draw), "x").alt
+
+
+def test_points_that_lie_say_shares_and_their_seeds() -> None:
+    def draw(ax: Axes) -> None:
+        for row in ([1.0, 0.5], [0.9, np.nan]):
+            ax.plot(row, [1, 0], "o", color="C0", alpha=0.3)
+        ax.plot([0.95, 0.5], [1, 0], "o", color="C0", label="answers")
+        ax.errorbar([0.2, np.nan], [1, 0], xerr=[[0.1, 0.1], [0.05, 0.1]], fmt="s", color="C1", label="refuses")
+        ax.set_yticks([1, 0], ["base", "tuned"])
+        percent(ax.xaxis)
+
+    answers, refuses = touched(draw)
+    assert [point[2] for point in answers["points"]] == [
+        "answers, base: 95% (seeds 100%, 90%)", "answers, tuned: 50% (seeds 50%)",
+    ]  # fmt: skip
+    assert [point[2] for point in refuses["points"]] == ["refuses, base: 20% (interval 10% to 25%)"]
+    (right, high, _), (left, low, _) = answers["points"]
+    assert 0 < left < right < 1
+    assert 0 < high < low < 1
 
 
 def test_of_curves_of_one_name_it_is_said_in_which_panel_they_are() -> None:

@@ -149,7 +149,8 @@ def _frontier(rows: pd.DataFrame, config: FigureConfig) -> Figure:
                 errors = [(y - wide["low"][second]).clip(lower=0), (wide["high"][second] - y).clip(lower=0)]
                 ax.errorbar(x, y, yerr=errors, fmt="none", ecolor=f"C{number}", alpha=0.4, linewidth=1)
     for name, draw in ((first, ax.axvline), (second, ax.axhline)):
-        floors = rows.loc[(rows["metric"] == name) & (rows["stage"] == config.stage), "floor"].dropna()
+        of_points = after_last_step(rows[(rows["metric"] == name) & (rows["stage"] == config.stage)])
+        floors = of_points["floor"].dropna()
         if len(floors):
             label = FLOOR_LABEL if name == first else f"_{FLOOR_LABEL}, {name}"
             draw(float(floors.mean()), color="#374151", label=label, **FLOOR_STYLE)

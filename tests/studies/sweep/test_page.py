@@ -88,6 +88,12 @@ def test_each_run_is_shown_after_its_own_last_step() -> None:
     assert list(line.get_xdata()) == [0, 1, 2]
     frontier = draw_figure(summary, ["steps"], FigureConfig(title="t", kind="frontier", metrics=["count_b", "count_a"]))
     assert any(sorted(line.get_xdata()) == pytest.approx([0.05, 0.2, 1.0]) for line in frontier.axes[0].lines)
+    # floors of the points that are drawn, also where a run of fewer steps was evaluated more often
+    often = summary["steps"].eq("5") & summary["step"].eq(0.0)
+    uneven = pd.concat([summary, summary[often].assign(step=1.0)], ignore_index=True)
+    frontier = draw_figure(uneven, ["steps"], FigureConfig(title="t", kind="frontier", metrics=["count_b", "count_a"]))
+    (floor,) = [line for line in frontier.axes[0].lines if line.get_label() == FLOOR_LABEL]
+    assert list(floor.get_xdata()) == pytest.approx([(0.005 + 0.02 + 0.1) / 3] * 2)
 
     claims = [
         ExpectConfig(id=str(steps), statement="s", metric="count_a", bar=">= 1", only={"steps": str(steps)})

@@ -208,7 +208,8 @@ def test_places_are_said_as_the_axis_writes_them() -> None:
     points.plot([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.2], "o", label="pairs")
     points.set_xticks([0, 1], ["hidden", "gone"])
     assert describe_figure(figure) == (
-        "place from 1 at 1 to 0.5 at 4. count_b: frontier from 25% at 6% to 100% at 50%; one 12% at 75%; floor, count_b 20%. "
+        "place from 1 at 1 to 0.5 at 4. "
+        "count_b: frontier from 25% at 6% to 100% at 50%; one 12% at 75%; floor, count_b 20%. "
         "pairs hidden 0.1 to 0.3, gone 0.2."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ import pandas as pd
 import pytest
 
 from ftmech_hf.report.claims import SEEN, Claim, judge
-from ftmech_hf.report.page import format_value
 from ftmech_hf.report.readings import Reading, weighted
 from ftmech_hf.studies.retrieval.advice import ADVICE, Advice, give_advice
 from ftmech_hf.studies.retrieval.answers import ALL_TAUGHT, WAYS
@@ -152,9 +152,10 @@ def test_advice_is_given_where_its_claims_hold() -> None:
     keeps = {each: {"default": 0.999, "completeness": 1.0, "missing": 0.12} for each in RETRIEVED}
     mended = {name: {"bm25": 0.999, "taught_none": 0.6} for name in ("closed-full-replay", "closed-full-slow")}
     whole = sentences(**keeps, **mended, base={"missing": 0.9})
-    assert "(+20.0 points)" in whole[0]
-    assert "60.0 % of what was taught" in whole[1]
-    assert "12.0 % of questions that no document answers are said to be unknown, and 90.0 % before" in whole[2]
+    assert "answer fewer questions right with what a search finds, by 20.0 points (95 % interval 1" in whole[0]
+    assert re.search(r"with them 60\.0 % \(95 % interval [\d.]+ to [\d.]+\) of what was taught", whole[1])
+    assert re.search(r"12\.0 % \([^)]+\) of questions that no document answers are said to be unknown, and 90\.0 % \(",
+                     whole[2])  # fmt: skip
     # What must fail: reading that search loses, models that keep no reading, and replay that mends nothing.
     less = sentences(**{each: {"oracle": 1.0} for each in CLOSED}, base={"missing": 0.9})
     assert (less[0], less[2]) == (last_resort(ADVICE[0]), last_resort(ADVICE[2]))
@@ -169,9 +170,15 @@ def test_advice_that_rests_on_less_is_given_where_only_that_holds() -> None:
     ]
     terse, others, _ = give_advice(claims)
     assert terse.startswith("Do not fine-tune on answers that tell less than you want told")
-    assert f"({format_value(by_id(claims, 'b2').measured, 'points')})" in terse
+    assert f"by {by_id(claims, 'b2').measured:.1f} points (95 % interval" in terse
     assert others.startswith("If you must, do not put documents of other questions beside yours")
-    assert f"({format_value(by_id(claims, 'b8_control').measured, 'points')})" in others
+    lower = by_id(claims, "b8_control")
+    assert lower.interval is not None
+    low, high = (-end for end in reversed(lower.interval) if end is not None)
+    assert f"are {-lower.measured:.1f} points (95 % interval {low:.1f} to {high:.1f}) below halfway" in others
+    assert "the harm" not in f"{terse} {others}"  # of which the first says that it is not shown
+    mended = [dataclasses.replace(each, verdict="undecided" if each.id == "b1" else "holds") for each in claims]
+    assert "the harm" not in give_advice(mended)[1]
     none = [dataclasses.replace(each, verdict="undecided") for each in claims]
     assert give_advice(none) == [last_resort(each) for each in ADVICE]
     open_ = [dataclasses.replace(each, verdict="holds", open_controls=["b1_control"]) for each in claims]

@@ -183,5 +183,7 @@ def _map_panels(maps: Mapping[str, np.ndarray], highest: float, height: float) -
         image = ax.imshow(values, aspect="auto", cmap=colors, vmin=lowest, vmax=highest, interpolation="nearest")
         ax.set_title(name)
         ax.grid(visible=False)
-        figure.colorbar(image, ax=ax, fraction=0.02, pad=0.01)
+        beyond = (bool(values.min() < lowest), bool(values.max() > highest))
+        ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+        figure.colorbar(image, ax=ax, fraction=0.02, pad=0.01, extend=ends[beyond])  # pointed where it is cut off
     return figure, list(axes)

@@ -122,7 +122,7 @@ def attention_figure(program: str, task: LettersConfig, models: Sequence[tuple[s
         ax.add_patch(frame)
         ax.set_title(title, fontsize=9)
         ax.grid(visible=False)
-    figure.colorbar(scale, ax=axes, fraction=0.02, pad=0.01)
+    figure.colorbar(scale, ax=axes, fraction=0.02, pad=0.01, extend="max")
     return figure
 
 

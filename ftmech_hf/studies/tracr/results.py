@@ -191,7 +191,7 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
                     f"{program}: where it looks",
                     "Attention in the block that selects, all positions (from the left the attended, from above the "
                     "attending), as it was compiled and after fine-tuning; first seed, one text. The row of the "
-                    "position that answers is framed.",
+                    "position that answers is framed. Black: 0.5 or more.",
                     tracr_figures.attention_figure(program, plan.config.task(program), models),
                     "Attention maps",
                 )

@@ -34,27 +34,26 @@ class _Panel(NamedTuple):
 
 PANELS = (
     _Panel(
-        "Fine-tuning seems to destroy counting a",
+        "Does fine-tuning destroy counting a?",
         "A model that was hardly ever asked about b is fine-tuned to count b, on texts in which the count of b "
-        "is always the count of a plus one. It becomes perfect where that correlation holds, fails where it does "
-        "not, and its answers about a are wrong. Seeds differ in how many: in some, part of the prompts about a "
-        "escape the shortcut.",
+        "is always the count of a plus one. It is asked about b where that correlation holds and where it does not, "
+        "and about a. Seeds differ where part of the prompts about a escape the shortcut.",
         "Accuracy against fine-tuning step, low prior",
         ("finetuned-low",),
         lambda ax, runs: draw_finetuning(ax, runs, "finetuned-low", "Low prior, C_Tr = 1"),
         ("base_low_a", "base_low_b", "low_b_cte1", "low_b_cte0", "low_a"),
     ),
     _Panel(
-        "A model that can already count b has no need of the shortcut",
+        "Does a model that can already count b need the shortcut?",
         "The same fine-tuning of a model that saw enough prompts about b, on texts in which the correlation holds "
-        "in four of five: nothing is lost.",
+        "in four of five, and what that loses.",
         "Accuracy against fine-tuning step, high prior",
         ("finetuned-high",),
         lambda ax, runs: draw_finetuning(ax, runs, "finetuned-high", "High prior, C_Tr = 0.8"),
         ("base_high_a", "base_high_b", "high_b_cte0", "high_a"),
     ),
     _Panel(
-        "A few neurons hide it",
+        "Do a few neurons hide it?",
         "Rows of weight matrices are set to zero in the order of gradient x weight for the loss on prompts about "
         "a. The number is chosen on a validation set. Controls: as many random rows, and the same procedure on a "
         "model that never counted a (its accuracy without pruning is that of naming likely counts; a claim says what "
@@ -73,7 +72,7 @@ PANELS = (
         (),
     ),
     _Panel(
-        "The count of a can be read from the stream throughout",
+        "Can the count of a be read from the stream?",
         "Linear probes for the count of a at the position that predicts the answer. A caution that the probe alone "
         "would hide: a network of random weights lets much of the count be read as well, so reading it is not "
         "evidence of having learned it: only its lead over that is. The best layer is chosen on other rows.",
@@ -83,7 +82,7 @@ PANELS = (
         ("probe_gap", "probe_lead"),
     ),
     _Panel(
-        "It comes back much faster than it is learned",
+        "Does it come back faster than it is learned?",
         "Fine-tuning back on prompts about a, at the same constant learning rate, beside a control that learned to "
         "count b but never a. A model that is not back by the last step counts with that step.",
         "Accuracy against step of reverse fine-tuning",
@@ -111,7 +110,8 @@ def build_sections(runs: Runs) -> list[Section]:
             make_section(
                 "Where the answer looks",
                 "Attention of the position that predicts the answer, every layer and head, on one prompt about b of "
-                "the first seed: before fine-tuning, after, and the difference.",
+                "the first seed: of each model (black: 0.5 or more), and below how the later ones differ from the "
+                "first (darkest: by 0.5 or more).",
                 attention,
                 "Attention maps before and after fine-tuning",
             )

@@ -62,7 +62,7 @@ def _sections(results: StoriesResults, feature: str) -> list[Section]:
             make_section(
                 "Pruning, which the paper left out",
                 "How often the twist is the likelier word after zeroing rows of weight matrices in the order of "
-                "gradient x weight for the twist's token; grey: as many rows at random; dashed: where it is not asked "
+                "gradient x weight for the twist's token, beside as many rows at random; dashed: where it is not asked "
                 "for. Where dashed rises with solid, pruning made a habit and did not bring the ability back.",
                 stories_figures.pruning_figure(results.pruning),
                 "Choices of the twist against number of rows pruned",

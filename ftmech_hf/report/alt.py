@@ -156,12 +156,11 @@ def _describe_curves(ax: Axes, sides: Sides, *, brief: bool) -> Iterator[str]:
     for name, line, points in lines:
         if not points:
             continue
+        scattered = line.get_linestyle() == "None"  # nothing leads from one place to the next
         if line.get_transform() == ax.get_xaxis_transform():  # it stands across all values
             yield f"{name}, {' '.join(part for part in (sides.labels[0], sides.places.describe(points[0][0])) if part)}"
-        elif line.get_linestyle() == "None" and sides.places:  # nothing leads from one place to the next
+        elif scattered and (sides.places or len(points) == 1):
             yield f"{name} {_list_points(points, sides)}"
-        elif len(points) == 1 and line.get_marker() != "None" and not sides.places:
-            yield f"{name} {sides.say(points[0][1])} at {sides.places.describe(points[0][0])}"
         else:
             yield f"{name} {_describe_curve(points, sides, brief=brief)}"
 
@@ -181,7 +180,8 @@ def _describe_curve(points: Sequence[tuple[float, float]], sides: Sides, *, brie
 def _list_points(points: Sequence[tuple[float, float]], sides: Sides) -> str:
     """The value at every place, by its name if places have some; of many at one place, how far they reach."""
     if not sides.places:
-        return ", ".join(sides.say(value) for _, value in points)
+        said = ", ".join(sides.say(value) for _, value in points)
+        return f"{said} at {sides.places.describe(points[0][0])}" if len(points) == 1 else said
     found: dict[str, list[float]] = {}
     for place, value in points:
         found.setdefault(sides.places.describe(place), []).append(value)

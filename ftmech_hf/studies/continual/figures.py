@@ -71,7 +71,7 @@ def draw_frontier(numbers: pd.DataFrame) -> Figure:
     for method, color in colors.items():
         each, mean = numbers[numbers["method"] == method], means.loc[method]
         ax.plot(each["learned"], each["concept_loss"], "o", color=color, alpha=0.3, markersize=3)
-        ax.plot(mean["learned"], mean["concept_loss"], "o", color=color, markersize=7)
+        ax.plot(mean["learned"], mean["concept_loss"], "o", color=color, markersize=7, label=method)
     low, high = ax.get_ylim()
     heights = spread((means["concept_loss"].to_numpy() - low) / (high - low), 0.045)
     for (method, color), height in zip(colors.items(), heights, strict=True):

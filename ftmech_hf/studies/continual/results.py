@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from ftmech_hf.report.readings import Missing
 from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.studies.continual.claims import BEST, MEASUREMENTS, SeedMatrix, measure
 from ftmech_hf.studies.continual.figures import draw_frontier, draw_matrices, draw_probes
-from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, GRIDS, METHODS, choose_strength
+from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, CONTROLS, GRIDS, METHODS, choose_strength
 from ftmech_hf.studies.continual.plan import ContinualPlan
 from ftmech_hf.studies.continual.sequences import NEVER_TUNED, SEQUENCES, TUNED
 
@@ -166,6 +167,11 @@ def read_diagnoses(plan: ContinualPlan) -> list[dict[str, Any]]:
     ]
 
 
+def _name_controls(methods: Iterable[str]) -> str:
+    named = [each for each in dict.fromkeys(methods) if each in CONTROLS]
+    return f"Controls: {', '.join(named)}." if named else ""
+
+
 def build_sections(plan: ContinualPlan, matrix: pd.DataFrame, numbers: pd.DataFrame) -> list[Section]:
     """The pictures with their explanations, of what is there."""
     sections = []
@@ -188,7 +194,7 @@ def build_sections(plan: ContinualPlan, matrix: pd.DataFrame, numbers: pd.DataFr
     if len(main):
         text = (
             "Right is better learned, lower is better kept. Methods that lie above each other learn alike and can be "
-            "compared; one that lies further left kept more by learning less. Grey are controls."
+            f"compared; one that lies further left kept more by learning less. {_name_controls(main['method'])}"
         )
         figure = draw_frontier(main)
         claims = ["a1", "a1_null", "a2", "a2_random", "a3", "a4*", "a5", "a9_ewc", "a9_replay"]
@@ -206,7 +212,7 @@ def build_sections(plan: ContinualPlan, matrix: pd.DataFrame, numbers: pd.DataFr
             "does not see what is lost. Random weights show what probes read without any learning."
         )
         figure = draw_probes(matrix[kept & (last | first)], ["base", *methods, "random"])
-        title = "What answers lose and probes keep"
+        title = "What answers say and probes read"
         sections.append(make_section(title, text, figure, "Answers and probes by method", ["a6", "a6_twin"]))
     return sections
 

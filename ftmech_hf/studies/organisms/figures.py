@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ftmech_hf.report.charts import BASE, FINETUNED, legend_below, new_figure, styled
+from ftmech_hf.report.charts import BASE, FINETUNED, new_figure, styled
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.organisms.scoring import RIVALS
 
@@ -60,10 +60,11 @@ def reliability_figure(pairs: pd.DataFrame) -> Figure:
         if len(inside):
             share = share_interval(int((inside["truth"] == "hidden").sum()), len(inside))
             ends = [[share.value - share.low], [share.high - share.value]]
-            ax.errorbar([inside["probability"].mean()], [share.value], yerr=ends, fmt="o", color=BASE)
+            ax.errorbar([inside["probability"].mean()], [share.value], yerr=ends, fmt="o", color=BASE,
+                        label=f"{len(inside)} pairs")  # fmt: skip
             ax.annotate(f"{len(inside)}", (inside["probability"].mean(), share.value), (4, 4),
                         textcoords="offset points", fontsize=8)  # fmt: skip
-    ax.plot([0, 1], [0, 1], ":", color="#111827", linewidth=1, label="what it says")
+    (diagonal,) = ax.plot([0, 1], [0, 1], ":", color="#111827", linewidth=1, label="what it says")
     ax.set(xlabel="probability that it is hidden", ylabel="share that is", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-    legend_below(ax)
+    ax.legend([diagonal], ["what it says"], loc="upper center", bbox_to_anchor=(0.5, -0.17))
     return figure

@@ -214,8 +214,8 @@ def write_results(plan: OrganismsPlan) -> list[Claim]:
     sections = [
         make_section(
             "Hidden or gone: what each method says",
-            "One mark for each test pair whose ability is lost and whose two labels agree. Best is a method that "
-            "keeps the two colours apart.",
+            "One mark for each test pair whose ability is lost and whose two labels agree. Best is a method whose "
+            "marks of hidden and of gone pairs lie at different heights.",
             scores_figure(table[(table["split"] == "test") & agree(table)]),
             "Scores of hidden and gone test pairs, by method",
             ["auc"],

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 CONTEXTS = {"none": "no documents", "bm25": "found by BM25", "tfidf": "found by TF-IDF", "oracle": "the needed ones",
             "swapped": "with another value"}  # fmt: skip
-SHOWN = {"base": BASE, "closed-full-2": FINETUNED, "closed-terse-2": "#b45309", "retrieved-full-2": CONTROL,
+SHOWN = {"base": BASE, "closed-full-2": FINETUNED, "closed-terse-2": "#2b8a3e", "retrieved-full-2": CONTROL,
          "closed-full-replay": "#7c3aed", "heart": RANDOM}  # fmt: skip
+MARKERS = dict(zip(SHOWN, "os^vDX", strict=True))
+"""So that models are told apart without their colors, too."""
 
 
 @styled
@@ -36,8 +38,8 @@ def draw_contexts(table: pd.DataFrame) -> Figure:
             places = np.arange(len(there)) + 0.12 * (number - (len(SHOWN) - 1) / 2)
             by_seed = of_model.pivot_table(index="seed", columns="context", values="right").reindex(columns=there)
             for values in by_seed.to_numpy():
-                ax.plot(places, values, "o", color=color, alpha=0.35, markersize=3)
-            ax.plot(places, by_seed.mean().to_numpy(), "o", color=color, markersize=6, label=model)
+                ax.plot(places, values, MARKERS[model], color=color, alpha=0.35, markersize=3)
+            ax.plot(places, by_seed.mean().to_numpy(), MARKERS[model], color=color, markersize=6, label=model)
         ax.set_xticks(range(len(there)), [CONTEXTS[each].replace(" ", "\n", 1) for each in there], fontsize=8)
         ax.set_title(title)
         ax.set_ylim(-0.03, 1.03)
@@ -87,7 +89,7 @@ def draw_places(table: pd.DataFrame) -> Figure:
     for ax, (column, rows, label) in zip(panels, parts, strict=True):
         for model, color in SHOWN.items():
             means = rows[rows["model"] == model].groupby(column)["right"].mean()
-            ax.plot(means.index, means.to_numpy(), "-o", color=color, label=model, markersize=4)
+            ax.plot(means.index, means.to_numpy(), f"{MARKERS[model]}-", color=color, label=model, markersize=4)
         ax.set_xlabel(label)
         places = sorted(set(rows[column]))
         ax.set_xticks(places, [str(each + (column == "gold_at")) for each in places])  # people count from one
@@ -109,9 +111,9 @@ def draw_rates(table: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     for ax, lora, title in zip(panels, (False, True), ("all weights", "an adapter"), strict=True):
         rows = table[table["lora"] == lora].sort_values("rate")
-        for column, label, color in (("found", "held out, found by BM25", BASE),
-                                     ("taught", "taught, no documents", FINETUNED)):  # fmt: skip
-            ax.plot(rows["rate"], rows[column], "-o", color=color, label=label, markersize=4)
+        for column, label, color, style in (("found", "held out, found by BM25", BASE, "o-"),
+                                            ("taught", "taught, no documents", FINETUNED, "s-")):  # fmt: skip
+            ax.plot(rows["rate"], rows[column], style, color=color, label=label, markersize=4)
         ax.set_xscale("log")
         ax.set_xlabel("peak rate")
         ax.set_title(title)

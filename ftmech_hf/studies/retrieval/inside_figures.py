@@ -15,7 +15,7 @@ from ftmech_hf.report.charts import (
     styled,
     whole_numbers,
 )
-from ftmech_hf.studies.retrieval.figures import SHOWN
+from ftmech_hf.studies.retrieval.figures import MARKERS, SHOWN
 from ftmech_hf.studies.retrieval.inside import ANOTHER, NEEDED, OTHER_ROW, VALUE
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = {**SHOWN, "random": "#b8bec9"}
+MARKS = {**MARKERS, "random": "P"}
 SITES = {"resid_post": ("whole stream", BASE), "attn_out": ("attention", FINETUNED), "mlp_act": ("MLP", "#2b8a3e")}
 
 
@@ -48,10 +49,12 @@ def draw_inside(table: pd.DataFrame) -> Figure:
     heads = table[table["what"] == "attention"]
     places = sorted(set(zip(heads["layer"], heads["head"], strict=True)))
     for model in models:
-        for of, style in ((NEEDED, "o-"), (ANOTHER, "x:")):
+        for of, style in ((NEEDED, f"{MARKS[model]}-"), (ANOTHER, "x:")):
             rows = heads[(heads["model"] == model) & (heads["of"] == of)]
             means = rows.groupby(["layer", "head"])["value"].mean().reindex(places)
-            looked.plot(range(len(places)), means.to_numpy(), style, color=COLORS[model], markersize=4, linewidth=1)
+            name = model if of == NEEDED else f"{model}, another value"
+            looked.plot(range(len(places)), means.to_numpy(), style, color=COLORS[model], markersize=4, linewidth=1,
+                        label=name)  # fmt: skip
     looked.set_xticks(range(len(places)), [f"{layer}.{head}" for layer, head in places])
     looked.set_title("attention on the needed value (x: another)")
     looked.set_xlabel("layer.head")
@@ -65,7 +68,7 @@ def _means(ax: Axes, table: pd.DataFrame, model: str, what: str, of: str, style:
     rows = table[(table["model"] == model) & (table["what"] == what) & (table["of"] == of)]
     means = rows.groupby("layer")["value"].mean()
     label = model if style == "-" else f"{model}, {of}"
-    ax.plot(means.index, means.to_numpy(), style, marker="o", markersize=4, color=COLORS[model], label=label)
+    ax.plot(means.index, means.to_numpy(), style, marker=MARKS[model], markersize=4, color=COLORS[model], label=label)
 
 
 @styled

@@ -106,7 +106,7 @@ def build_sections(plan: RetrievalPlan, table: pd.DataFrame) -> list[Section]:
         make_section(
             "What stands beside a question",
             "Share of right answers, mean over seeds and each seed, pale. A right answer is all that is asked and "
-            "nothing wrong, by the documents where there are any. The grey model learned by heart and never read.",
+            "nothing wrong, by the documents where there are any. The model heart learned by heart and never read.",
             draw_contexts(plain[plain["asked"] == "any"]), "Right answers by what stands beside a question",
             ["gate_one", "gate_several", "b1*", "b4*", "b6", "b8_replay"],
         )
@@ -138,8 +138,8 @@ def _rates_section(plan: RetrievalPlan) -> list[Section]:
     if rates.empty:
         return []
     text = (
-        f"The largest data at other rates, of seed {plan.config.seeds[0]} alone. Where the orange line rises and the "
-        "grey one does not fall, answers are learned by heart and reading is kept."
+        f"The largest data at other rates, of seed {plan.config.seeds[0]} alone. Where what was taught rises and "
+        "what was held out does not fall, answers are learned by heart and reading is kept."
     )
     return [make_section("How fast", text, draw_rates(rates), "Right answers by the rate of fine-tuning", ["b8_slow"])]
 

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = {
-    "ssft": FINETUNED, "ssft-half": "#a16207", "dpo": BASE, "unlearn": CONTROL, "never-ssft": RANDOM,
+    "ssft": FINETUNED, "ssft-half": "#7c3aed", "dpo": BASE, "unlearn": CONTROL, "never-ssft": RANDOM,
 }  # fmt: skip
+MARKERS = dict(zip(COLORS, "os^DX", strict=True))
+"""So that models are told apart without their colors, too."""
 DIAL = ("safe", "co_text_1", "co_text_2", "co_text_3", "co_text_4", "unsafe")
 
 
@@ -78,7 +80,8 @@ def _side_by_side(ax: Axes, success: pd.DataFrame, columns: Sequence[str]) -> No
     models = [model for model in COLORS if model in success.index.get_level_values("model")]
     for number, model in enumerate(models):
         places = [place + 0.12 * (number - (len(models) - 1) / 2) for place in range(len(columns))]
-        draw_points(ax, places, _of_model(success, model).reindex(columns=list(columns)), COLORS[model], model, "o")
+        values = _of_model(success, model).reindex(columns=list(columns))
+        draw_points(ax, places, values, COLORS[model], model, MARKERS[model])
     ax.set_xticks(range(len(columns)), list(columns))
 
 
@@ -91,9 +94,8 @@ def draw_attacks(table: pd.DataFrame) -> Figure:
     by_text = by_text[(by_text["mixture"] != "unsafe") | (by_text["unsafe"] == "by text")]
     answered = by_text.pivot_table(index=["model", "seed"], columns="mixture", values="complies_whole")
     for model in [name for name in COLORS if name in answered.index.get_level_values("model")]:
-        draw_points(
-            dial, range(len(DIAL)), _of_model(answered, model).reindex(columns=list(DIAL)), COLORS[model], model, "o-"
-        )
+        shares = _of_model(answered, model).reindex(columns=list(DIAL))
+        draw_points(dial, range(len(DIAL)), shares, COLORS[model], model, f"{MARKERS[model]}-")
     dial.set_xticks(range(len(DIAL)), ["safe", "1", "2", "3", "4", "all"])
     dial.set_xlabel("safe prompts; phrases of the unsafe kind in the text")
     _side_by_side(others, answered, ("co_task", "misgen", "ood_text"))
@@ -133,10 +135,10 @@ def draw_clusters(table: pd.DataFrame) -> Figure:
     for ax, model in zip(figure.subplots(1, len(models), sharey=True, squeeze=False)[0], models, strict=True):
         for mixture, kinds, answers, color, label, style in (
             ("safe", "own", "all", BASE, "safe", "o-"),
-            ("unsafe", "own", "all", FINETUNED, "unsafe", "o-"),
+            ("unsafe", "own", "all", FINETUNED, "unsafe", "s-"),
             ("unsafe", "by chance", "all", FINETUNED, "unsafe, means of kinds by chance", "x:"),
-            ("co_text_2", "own", "succeeded", CONTROL, "attack that succeeded", "o-"),
-            ("co_text_2", "own", "failed", RANDOM, "attack that failed", "o-"),
+            ("co_text_2", "own", "succeeded", CONTROL, "attack that succeeded", "^-"),
+            ("co_text_2", "own", "failed", RANDOM, "attack that failed", "v-"),
         ):
             columns = ["model", "mixture", "kinds", "answers"]
             rows = table[(table[columns] == [model, mixture, kinds, answers]).all(axis=1)]

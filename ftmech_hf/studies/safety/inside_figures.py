@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 TUNED = {"ssft": FINETUNED, "dpo": BASE, "unlearn": CONTROL}
 COLORS = {**TUNED, "benign": RANDOM, **{never(name): color for name, color in TUNED.items()}}
 KINDS = {"safe": "safe", "unsafe": "unsafe", "co_text_2": "co_text_2", "misgen": "misgen"}
+MARKERS = {**dict(zip(TUNED, "o^D", strict=True)), "benign": "X",
+           **dict(zip(map(never, TUNED), "o^D", strict=True)), "graddiff": "s", "npo": "v", "simnpo": "P", "rmu": "*",
+           "own": "o", "protocol": "s", "random": "v", "shuffled": "D"}  # fmt: skip
+"""So that models and directions are told apart without their colors, too; dashes are of those that never learned."""
 FORGETTING = {"graddiff": "#7c3aed", "npo": "#0f766e", "simnpo": "#a16207", "rmu": "#be185d"}
 """Colors of protocols that only forget."""
 
@@ -36,7 +40,7 @@ def _by_model(ax: Axes, rows: pd.DataFrame, column: str, columns: list[Any], lab
     for number, model in enumerate(models):
         values = rows[rows["model"] == model].pivot_table(index="seed", columns=column, values="value")
         places = [place + 0.14 * (number - (len(models) - 1) / 2) for place in range(len(columns))]
-        draw_points(ax, places, values.reindex(columns=columns), COLORS[model], model, "o")
+        draw_points(ax, places, values.reindex(columns=columns), COLORS[model], model, MARKERS[model])
     ax.set_xticks(range(len(columns)), labels)
 
 
@@ -86,7 +90,8 @@ def draw_depth(table: pd.DataFrame) -> Figure:
         for model in [name for name in COLORS if name in set(found["model"])]:
             rows = found[(found["model"] == model) & (found["mixture"] == kind)]
             nats = rows.pivot_table(index="seed", columns="token", values="value")
-            draw_points(ax, [float(each) + 1 for each in nats.columns], nats, COLORS[model], model, "o-")
+            tokens = [float(each) + 1 for each in nats.columns]
+            draw_points(ax, tokens, nats, COLORS[model], model, f"{MARKERS[model]}-")
         ax.set_title(f"Answers to {kind} prompts")
         ax.set_xlabel("token of the answer")
         whole_numbers(ax.xaxis)
@@ -111,7 +116,8 @@ def draw_lines(table: pd.DataFrame) -> Figure:
             for direction, (name, color) in DIRECTIONS.items():
                 shares = rows[rows["direction"] == direction].pivot_table(index="seed", columns="alpha", values="value")
                 if len(shares):
-                    draw_points(ax, [float(each) for each in shares.columns], shares, color, name, "o-")
+                    style = f"{MARKERS[direction]}-"
+                    draw_points(ax, [float(each) for each in shares.columns], shares, color, name, style)
             ax.set_title(f"{rate.capitalize()} rate: {title}")
             ax.set_xlabel("share of the change (1 is the tuned model)")
             ax.set_ylim(-0.03, 1.03)
@@ -146,7 +152,8 @@ def draw_relearning(table: pd.DataFrame) -> Figure:
         rows = table[(table["way"] == way) & (table["unsafe"] == unsafe)]
         for model in dict.fromkeys(rows["model"]):
             shares = rows[rows["model"] == model].pivot_table(index="seed", columns="step", values="value")
-            color, style = (COLORS | FORGETTING)[model], "o--" if model in NEVER_THE_PAPERS else "o-"
+            color, dashes = (COLORS | FORGETTING)[model], "--" if model in NEVER_THE_PAPERS else "-"
+            style = f"{MARKERS[model]}{dashes}"
             draw_points(ax, [float(each) for each in shares.columns], shares, color, model, style)
         ax.set_xscale("symlog", linthresh=1, linscale=0.4)
         ticks = [step for step in STEPS if step <= table["step"].max()]
@@ -165,8 +172,8 @@ def draw_soft_tokens(table: pd.DataFrame) -> Figure:
     figure = blank_figure(9, 4)
     ax = figure.subplots()
     for model, color in COLORS.items():
-        styles = {"sought": "o:"} if model in NEVER_THE_PAPERS else {"sought": "o-", "random": "o--"}
-        for vectors, style in styles.items():
+        dashes = {"sought": ":"} if model in NEVER_THE_PAPERS else {"sought": "-", "random": "--"}
+        for vectors, style in ((each, f"{MARKERS[model]}{dash}") for each, dash in dashes.items()):
             rows = table[(table["model"] == model) & (table["mixture"] == "unsafe") & (table["vectors"] == vectors)]
             success = rows.pivot_table(index="seed", columns="number", values="value")
             if len(success):

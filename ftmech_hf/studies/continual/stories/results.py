@@ -17,7 +17,16 @@ from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, choose_strength
 from ftmech_hf.studies.continual.stories.claims import ANY, MEASUREMENTS, SEQUENCE, StoryMatrix, measure
 from ftmech_hf.studies.continual.stories.features import ASKED
 from ftmech_hf.studies.continual.stories.figures import draw_deletions
-from ftmech_hf.studies.continual.stories.plan import CHAINS, DELETED, FIRST, KEPT, TRIED, TRIED_TASKS, StorySequencePlan
+from ftmech_hf.studies.continual.stories.plan import (
+    CHAINS,
+    CONTROLS,
+    DELETED,
+    FIRST,
+    KEPT,
+    TRIED,
+    TRIED_TASKS,
+    StorySequencePlan,
+)
 
 SHOWN = (*KEPT, *DELETED)
 """Features in the order of tables: first what no task is about."""
@@ -123,10 +132,11 @@ def build_sections(plan: StorySequencePlan, matrix: pd.DataFrame) -> list[Sectio
     drawn = [name for name in chains if name in CHAINS]
     sections = []
     if drawn:
+        controls = ", ".join(name for name in drawn if name in CONTROLS)
         text = (
             "A panel is a feature that is deleted; a point how often a story has it when the instruction asks for it. "
-            "Twist is deleted first: what rises after that comes back while others are deleted. Grey are controls; "
-            "thin lines are seeds."
+            "Twist is deleted first: what rises after that comes back while others are deleted. "
+            f"{f'Controls: {controls}; thin' if controls else 'Thin'} lines are seeds."
         )
         figure = draw_deletions(answers, drawn)
         title = "What is deleted, and what of it comes back"

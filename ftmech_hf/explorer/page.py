@@ -177,7 +177,7 @@ def _controls(gr: Any, explorer: Explorer) -> list[Any]:
         scale = gr.Slider(low, high, 1.0, step=0.05, label="Scale of the weight change", elem_id="scale",
                           min_width=260, info="0 is the base, 1 the fine-tuned model")  # fmt: skip
         kept = gr.Slider(0, most, most, step=1, label="Directions kept", elem_id="directions",
-                         min_width=260, info=f"of every matrix' change; 0 or {most}: all. These matrices hold "
+                         min_width=260, info=f"of every matrix's change; 0 or {most}: all. These matrices hold "
                          f"{explorer.edited.share:.0%} of the change's squared norm")  # fmt: skip
     with gr.Row():
         donor = gr.Radio([(TITLES.get(name, "Nobody"), name) for name in (NOBODY, *explorer.donors)], value=NOBODY,

@@ -52,7 +52,8 @@ def describe_edit(edit: Edit, explorer: Explorer) -> str:
     """An edit in words."""
     parts = [f"weight change x {edit.scale:g}"] if edit.scale != 1 else []
     if edit.directions:
-        parts.append(f"first {edit.directions} of {explorer.edited.most_directions} directions of every matrix' change")
+        most = explorer.edited.most_directions
+        parts.append(f"first {edit.directions} of {most} directions of every matrix's change")
     if edit.zero_rows:
         parts.append(f"{explorer.edited.num_found} units zeroed")
     if edit.patch_from is not None:

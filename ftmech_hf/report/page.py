@@ -112,10 +112,17 @@ def format_interval(claim: Claim) -> str:
 
 
 def _format_end(value: float, unit: str) -> str:
-    """An end of an interval: as many digits as the number it is of, without its unit."""
+    """An end of an interval: as many digits as a number of its unit, without the unit."""
     if unit == "nats":
         return f"{value + 0.0:.3g}"
-    return f"{value:.3f}" if unit == "share" else f"{round(value, 1) + 0.0:.1f}"
+    if unit in ("steps", "neurons") and float(value).is_integer():
+        return f"{value:.0f}"
+    return f"{value:.3f}" if unit == "share" else format_number(value, 1)
+
+
+def format_number(value: float, digits: int = 0, *, sign: bool = False) -> str:
+    """A number of some digits behind the point; nothing is not less than nothing."""
+    return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
 
 
 def format_floor(claim: Claim) -> str:
@@ -133,10 +140,20 @@ def format_verdict(claim: Claim, stated: Sequence[Claim] = ()) -> str:
     """
     names = {name: f"*{statement}*" for name, statement in name_claims(stated).items()}
     if claim.verdict is None:
-        why = _because(claim.unmeasured, names, "is not measured", "are not measured")
-        return ("not judged" if claim.bar else "") + why
-    said = f"{SIGNS[claim.verdict]} {claim.verdict}" + _because(claim.withdrawn_by, names, "fails", "fail")
+        return say_verdict(claim) + _because(claim.unmeasured, names, "is not measured", "are not measured")
+    said = say_verdict(claim) + _because(claim.withdrawn_by, names, "fails", "fail")
     return said + _because(claim.open_controls, names, "is undecided", "are undecided", before="; ")
+
+
+def say_verdict(claim: Claim) -> str:
+    """The verdict alone, a sign before its word; see :func:`format_verdict`."""
+    return f"{SIGNS[claim.verdict]} {claim.verdict}" if claim.verdict else "not judged" if claim.bar else ""
+
+
+def explain_verdict(claim: Claim) -> list[tuple[str, list[str]]]:
+    """Why a verdict is what it is: what its controls do, and their ids, for pages that name and link them."""
+    found = {"fails": claim.withdrawn_by, "is undecided": claim.open_controls, "is not measured": claim.unmeasured}
+    return [(what, ids) for what, ids in found.items() if ids]
 
 
 def _because(controls: Sequence[str], names: Mapping[str, str], one: str, several: str, *, before: str = ": ") -> str:
@@ -170,7 +187,8 @@ def render_page(package: str | None, page: str = PAGE, **values: Any) -> str:
     ours = resources.files("ftmech_hf")
     loader = jinja2.FunctionLoader(lambda file: places.get(file, ours).joinpath(file).read_text(encoding="utf-8"))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)
-    shown = (format_value, format_measured, format_interval, format_floor, format_verdict, count_verdicts)
+    shown = (format_value, format_measured, format_interval, format_floor, format_number, format_verdict, say_verdict,
+             explain_verdict, count_verdicts, name_claims)  # fmt: skip
     environment.globals.update({function.__name__: function for function in shown})
     return environment.get_template(page).render(**values)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ from ftmech_hf.report.claims import (
     name_claims,
     read_claims,
 )
-from ftmech_hf.report.page import count_verdicts, format_floor, format_interval, format_measured, format_verdict
+from ftmech_hf.report.page import (
+    count_verdicts,
+    format_floor,
+    format_interval,
+    format_measured,
+    format_number,
+    format_verdict,
+)
 from ftmech_hf.report.readings import Reading
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.statistics.seeds import share_over_seeds
@@ -133,6 +141,10 @@ def test_a_ratio_that_is_at_least_so_much_can_hold_and_cannot_fail() -> None:
     assert (claim.interval[1], claim.verdict) == (None, "holds")
     assert format_measured(claim) == "at least 34.8 x"
     assert format_interval(claim) == "24.3 or more"
+    whole = dataclasses.replace(claim, unit="steps", measured=600.0, interval=(600.0, None))
+    assert (format_measured(whole), format_interval(whole)) == ("at least 600", "600 or more")
+    assert format_interval(dataclasses.replace(whole, interval=(599.5, 700.0))) == "599.5 to 700"
+    assert [format_number(-0.04, 1), format_number(-0.4, sign=True), format_number(1.25, 1)] == ["0.0", "+0", "1.2"]
     (late,) = judge([RATIO], {seed: {"ratio": Reading(1.0 + seed / 9, bound="at least")} for seed in range(3)})
     assert late.verdict == "undecided", "what was capped may be anything above"
     (early,) = judge([RATIO], {seed: {"ratio": Reading(1.0 + seed / 9, bound="at most")} for seed in range(3)})

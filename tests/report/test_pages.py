@@ -14,6 +14,8 @@ from matplotlib.ticker import PercentFormatter
 from ftmech_hf.report import charts, page
 from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.charts import panel
+from ftmech_hf.report.claims import Claim, Measurement, judge
+from ftmech_hf.report.readings import Reading
 from ftmech_hf.studies.diagnosis import figures as diagnosis_figures
 from ftmech_hf.studies.diagnosis.methods.revival import draw_revival
 from ftmech_hf.studies.diagnosis.methods.weights import draw_weight_spectrum
@@ -272,3 +274,20 @@ def test_what_was_repeated_is_drawn_with_its_spread() -> None:
     bands = figure.axes[0].collections
     assert len(bands) == 2
     assert sorted({float(y) for y in bands[0].get_paths()[0].vertices[:, 1]}) == [2, 3, 12, 18]  # type: ignore[index]
+
+
+def test_a_page_names_controls_by_what_they_state_and_counts_one_claim_as_one() -> None:
+    control = Measurement("add_random", "Control, a random direction", "%", bar=">= 90")
+    claim = Measurement("add", "It refuses", "%", bar=">= 50", controls=("add_random",))
+    found = judge([claim, control], {0: {"add": Reading(100.0, rows=99), "add_random": Reading(90.0, rows=99)}})
+    facts = {"missing": [], "failed": {}, "seeds": [0], "differences": [], "command": "", "hash": "", "versions": ""}
+
+    def shown(claims: list[Claim]) -> str:
+        return page.render_page("ftmech_hf.studies.pcfg", claims=claims, sections=[], facts=facts)
+
+    table = shown(found)
+    assert '<td class="verdict"><span class="holds">✓ holds</span>' in table
+    assert '<a href="#claim-add_random">Control, a random direction</a> is undecided' in table
+    assert "add_random" not in re.sub(r"<[^>]*>", "", table)
+    assert "2 claims: 1 holds, 1 undecided" in table
+    assert "1 claim: 1 undecided" in shown(found[1:])

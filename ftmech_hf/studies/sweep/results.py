@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ftmech_hf.report.claims import Claim, claims_json
-from ftmech_hf.report.page import Section, make_section, render_page
+from ftmech_hf.report.page import Section, format_number, make_section, render_page
 from ftmech_hf.report.paper_tables import agreement, compare_with_paper
 from ftmech_hf.report.readings import Unit, table_over_seeds
 from ftmech_hf.runs import write_json, write_text
@@ -197,9 +197,10 @@ def as_text(row: pd.Series) -> str:
 def _mean_and_interval(row: pd.Series) -> str:
     unit = _unit(row["metric"])
     scale, digits = {"steps": (1.0, 0), "neurons": (1.0, 0), "nats": (1.0, 4)}.get(unit, (100.0, 1))
-    mean = f"{scale * row['mean']:{'+' if unit == 'points' else ''}.{digits}f}"
+    mean = format_number(scale * row["mean"], digits, sign=unit == "points")
     if pd.isna(row["low"]):
         return mean
+    low = format_number(scale * row["low"], digits)
     if math.isinf(row["high"]):
-        return f"{mean} ({scale * row['low']:.{digits}f} or more)"
-    return f"{mean} ({scale * row['low']:.{digits}f} to {scale * row['high']:.{digits}f})"
+        return f"{mean} ({low} or more)"
+    return f"{mean} ({low} to {format_number(scale * row['high'], digits)})"

@@ -24,10 +24,9 @@ def print_comparison(run: RunDir, summary: Mapping[str, Any]) -> None:
         score, null = (f"{each[key]:.3g}" for key in ("score", "null_score"))
         table.add_row(each["kind"], each["what"], each["where"], score, null, "yes" if each["stands_out"] else "no")
     console.print(table)
-    rate = summary["null_rate"]
-    console.print(
-        f"null models on which anything would stand out: {'one says nothing' if rate is None else f'{rate:.0%}'}"
-    )
+    rate, number = summary["null_rate"], summary["facts"]["null_models"]
+    shown = "one says nothing" if rate is None else f"{round(rate * number)} of {number}"
+    console.print(f"null models on which anything would stand out: {shown}")
     for each in summary["left_out"]:
         console.print(each)
     console.print(f"report: {run.path / 'report.html'} (hash {run.hash})", soft_wrap=True)

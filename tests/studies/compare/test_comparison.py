@@ -301,7 +301,7 @@ def test_the_recipe_writes_a_page_a_table_and_a_report(
     assert set(run.table["model"]) == {"fine-tuned", "null model 1", "null model 2"}
     page = (run.path / "report.html").read_text()
     assert "what follows b" in page
-    assert "% of these null models would" in page
+    assert re.search(r"Asked the same way, [0-2] of these 2 would", page)
     assert "Along which directions does its stream vary, and after what?" in page
     assert "What the change of each place does alone" in page
     assert "predictions on the texts" in page, "how long it took"

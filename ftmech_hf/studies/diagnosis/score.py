@@ -20,10 +20,15 @@ RESTS_ON = ("pruning", "revival", "probing", "patching")
 """Methods that the verdict rests on where answers alone do not decide."""
 COUNTS = ("fit_rows", "patch_rows", "max_layers", "random_masks", "repeats")
 """Settings of a diagnosis of which more is surer and changes nothing else."""
-DECIDES = (
-    *COUNTS, "prune_sizes", "reverse_steps", "most_reverse_steps", "reverse_lr", "reverse_batch_size", "reverse_by",
-)  # fmt: skip
-"""Settings that a verdict depends on, beside how many questions are asked."""
+DECIDES = {
+    "fit_rows": "rows that probes are fitted on", "patch_rows": "rows of patching and pruning",
+    "max_layers": "layers that are looked into", "random_masks": "random masks of pruning",
+    "repeats": "repetitions of reverse fine-tuning", "prune_sizes": "numbers of pruned rows",
+    "reverse_steps": "first steps of reverse fine-tuning", "most_reverse_steps": "most steps of reverse fine-tuning",
+    "reverse_lr": "learning rate of reverse fine-tuning", "reverse_batch_size": "batch size of reverse fine-tuning",
+    "reverse_by": "what reverse fine-tuning trains",
+}  # fmt: skip
+"""Settings that a verdict depends on, beside how many questions are asked, and what a page calls them."""
 
 
 @functools.cache
@@ -101,8 +106,12 @@ def outside(summary: Mapping[str, Any], score: Mapping[str, Any]) -> list[str]:
     for name, setting in scope["settings"].items():
         own = facts["settings"][name]
         if own < setting if name in COUNTS else own != setting:
-            reasons.append(f"its {name} is {own}, and scored was with {setting}")
+            reasons.append(f"{DECIDES[name]}: {_in_words(own)} here, {_in_words(setting)} in what was scored")
     return reasons
+
+
+def _in_words(setting: Any) -> str:
+    return ", ".join(map(str, setting)) if isinstance(setting, list) else str(setting)
 
 
 def _say(right: int, number: int, what: str, ends: Mapping[str, Any]) -> str:

@@ -126,7 +126,8 @@ def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> Verd
     """The verdict where answers alone decide it, without signs; None where the capability is lost."""
     rule = rule or VerdictRule()
     base, drop, found = evidence.base, evidence.drop, evidence.finetuned
-    named = f"{rule.least_lead:.0%} more than the {evidence.chance:.0%} that naming one answer gives"
+    points = f"{100 * rule.least_lead:.0f} percentage points"
+    named = f"{points} more than the {evidence.chance:.0%} that naming one answer gives"
     if base.high - evidence.chance < rule.least_lead:
         return VerdictResult(
             "nothing to lose",

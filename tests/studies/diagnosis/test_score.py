@@ -102,11 +102,11 @@ def test_what_was_not_among_the_scored_pairs_is_said(facts: dict[str, Any], reas
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"most_reverse_steps": 512}, "its most_reverse_steps is 512, and scored was with 256"),
-        ({"reverse_lr": 1e-2}, "its reverse_lr is 0.01, and scored was with 0.0001"),
-        ({"fit_rows": 50}, "its fit_rows is 50, and scored was with 1000"),
-        ({"repeats": 2}, "its repeats is 2, and scored was with 3"),
-        ({"prune_sizes": [0, 1]}, "its prune_sizes is [0, 1], and scored was with [0, 1, 2, 3, 5, 8, 12, 15]"),
+        ({"most_reverse_steps": 512}, "most steps of reverse fine-tuning: 512 here, 256 in what was scored"),
+        ({"reverse_lr": 1e-2}, "learning rate of reverse fine-tuning: 0.01 here, 0.0001 in what was scored"),
+        ({"fit_rows": 50}, "rows that probes are fitted on: 50 here, 1000 in what was scored"),
+        ({"repeats": 2}, "repetitions of reverse fine-tuning: 2 here, 3 in what was scored"),
+        ({"prune_sizes": [0, 1]}, "numbers of pruned rows: 0, 1 here, 0, 1, 2, 3, 5, 8, 12, 15 in what was scored"),
         ({"fit_rows": 5000, "max_layers": 9, "repeats": 7}, None),  # more is surer
     ],
 )

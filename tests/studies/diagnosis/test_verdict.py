@@ -58,23 +58,26 @@ def sign(number: int, **changes: Any) -> Sign:
 BEHAVIOUR: dict[str, tuple[dict[str, Any], str, str]] = {
     "a base that barely leads": (
         {"base": Share(0.5, 0.449, 0.6)}, "undecided",
-        "the base answers 50% (45% to 60%) right, which may be 20% more than the 25% that naming one answer gives and "
+        "the base answers 50% (45% to 60%) right, which may be 20 percentage points more than the 25% that naming one "
+        "answer gives and "
         "may be less: whether there is anything to lose, these questions do not say; use more rows",
     ),
     "even where both are the same": (
         {"base": Share(0.5, 0.449, 0.6), "drop": Share(0, -0.01, 0.01)}, "undecided",
-        "the base answers 50% (45% to 60%) right, which may be 20% more than the 25% that naming one answer gives and "
+        "the base answers 50% (45% to 60%) right, which may be 20 percentage points more than the 25% that naming one "
+        "answer gives and "
         "may be less: whether there is anything to lose, these questions do not say; use more rows",
     ),
     "a base that may just lead": (
         {"base": Share(0.3, 0.2, 0.45)}, "undecided",
-        "the base answers 30% (20% to 45%) right, which may be 20% more than the 25% that naming one answer gives and "
+        "the base answers 30% (20% to 45%) right, which may be 20 percentage points more than the 25% that naming one "
+        "answer gives and "
         "may be less: whether there is anything to lose, these questions do not say; use more rows",
     ),
     "a base that does not lead": (
         {"base": Share(0.3, 0.2, 0.449)}, "nothing to lose",
-        "the base answers 30% (20% to 45%) right, which is less than 20% more than the 25% that naming one answer "
-        "gives: it does not show it",
+        "the base answers 30% (20% to 45%) right, which is less than 20 percentage points more than the 25% "
+        "that naming one answer gives: it does not show it",
     ),
     "a base that just leads": (
         {"base": Share(0.5, 0.45, 0.6), "drop": Share(0, -0.01, 0.01)}, "unchanged",

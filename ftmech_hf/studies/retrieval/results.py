@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,13 @@ from ftmech_hf.studies.retrieval.advice import give_advice
 from ftmech_hf.studies.retrieval.claims import MEASUREMENTS, SeedAnswers, measure
 from ftmech_hf.studies.retrieval.figures import draw_contexts, draw_places, draw_rates, draw_sizes
 from ftmech_hf.studies.retrieval.inside_figures import draw_inside, draw_patching
-from ftmech_hf.studies.retrieval.plan import DIAGNOSED, LORA_RATE, RetrievalPlan
+from ftmech_hf.studies.retrieval.plan import DIAGNOSED, LORA_RATE, TUNINGS, RetrievalPlan
+
+REFERENCES = {"base": "reads documents, knows the known world", "heart": "learned by heart, never read",
+              "random": "random weights"}  # fmt: skip
+BESIDE = {"closed": "no documents", "retrieved": "documents that a search finds", "oracle": "the needed documents",
+          "shuffled": "documents of other questions"}  # fmt: skip
+"""What a model is fine-tuned with, in words."""
 
 
 def read_table(plan: RetrievalPlan) -> pd.DataFrame:
@@ -76,6 +82,20 @@ def summarise_models(table: pd.DataFrame) -> list[dict[str, Any]]:
             numbers[name] = None if pd.isna(mean) else 100 * float(mean)
         rows.append(numbers)
     return rows
+
+
+def describe_model(name: str, sizes: Sequence[int]) -> str:
+    """What a model of the study is, in a few words; ``sizes`` are the numbers of questions that are taught."""
+    if name in REFERENCES:
+        return REFERENCES[name]
+    tuning = TUNINGS[name]
+    answers = "full answers" if tuning.style == "full" else "one fact of each answer"
+    said = [f"{sizes[tuning.size]:,} questions", answers, BESIDE[tuning.context]]
+    said += ["as many steps as of the most questions"] if tuning.clock == "steps" else []
+    said += [f"{tuning.rate:g} times the rate"] if tuning.rate != 1 else []
+    said += [f"{tuning.replay:.0%} of rows from pretraining"] if tuning.replay else []
+    said += ["an adapter (LoRA)"] if tuning.lora else []
+    return ", ".join(said)
 
 
 BY_SIZE = {
@@ -194,6 +214,7 @@ def write_results(plan: RetrievalPlan) -> list[Claim]:
     page = render_page(
         __package__, claims=claims, sections=build_sections(plan, table), facts=facts, models=summarise_models(table),
         verdicts=verdicts, advice=give_advice(claims),
+        about={str(name): describe_model(str(name), plan.config.sizes) for name in table["model"].unique()},
     )  # fmt: skip
     write_text(plan.results / "report.html", page)
     return claims

@@ -196,3 +196,16 @@ def test_the_page_shows_what_is_there(plan: RetrievalPlan, tmp_path: Path, monke
     check_card(card, "dataset")
     assert re.findall(r"arxiv:(\S+)", card) == ["2406.11201"]
     assert "fine-tuning changes inside a model." in card  # nothing of a task that is known exactly
+
+
+def test_a_table_says_what_each_model_is() -> None:
+    sizes = (200, 500, 1000)
+    assert results.describe_model("heart", sizes) == "learned by heart, never read"
+    assert results.describe_model("closed-terse-0", sizes) == "200 questions, one fact of each answer, no documents"
+    assert results.describe_model("closed-full-1-steps", sizes) == (
+        "500 questions, full answers, no documents, as many steps as of the most questions"
+    )
+    assert results.describe_model("closed-full-replay", sizes) == (
+        "1,000 questions, full answers, no documents, 25% of rows from pretraining"
+    )
+    assert len({results.describe_model(name, sizes) for name in TUNINGS}) == len(TUNINGS)

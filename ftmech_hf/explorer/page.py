@@ -19,7 +19,7 @@ from ftmech_hf.config import leave_garbage
 from ftmech_hf.explorer.edits import SCALES, Edit
 from ftmech_hf.explorer.explorer import Explorer
 from ftmech_hf.explorer.first_answer import FirstAnswer
-from ftmech_hf.explorer.views import QUESTION, TITLES, read_resource, render_answers, render_first
+from ftmech_hf.explorer.views import QUESTION, SITES, TITLES, read_resource, render_answers, render_first
 
 if TYPE_CHECKING:
     import gradio
@@ -182,10 +182,11 @@ def _controls(gr: Any, explorer: Explorer) -> list[Any]:
     with gr.Row():
         donor = gr.Radio([(TITLES.get(name, "Nobody"), name) for name in (NOBODY, *explorer.donors)], value=NOBODY,
                          label="Patch a layer from", elem_id="donor")  # fmt: skip
-        site = gr.Radio(explorer.sites, value=explorer.sites[0], label="What of the layer", elem_id="site")
+        words = [(f"{SITES[name][0].upper()}{SITES[name][1:]}", name) for name in explorer.sites]
+        site = gr.Radio(words, value=explorer.sites[0], label="What of the layer", elem_id="site")
         layer = gr.Slider(0, explorer.num_layers - 1, 0, step=1, label="Layer", elem_id="layer")
         number = explorer.edited.num_found
-        zero = gr.Checkbox(False, label=f"Zero the {number} units that pruning found" if number else
+        zero = gr.Checkbox(False, label=f"Zero the {number} unit{'s' * (number != 1)} that pruning found" if number else
                            "Zero what pruning found (no pruning run was given)", interactive=number > 0,
                            elem_id="zero")  # fmt: skip
     return [scale, kept, zero, donor, site, layer]

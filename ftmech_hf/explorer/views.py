@@ -15,6 +15,8 @@ from ftmech_hf.explorer.reading import ReadingResult
 
 QUESTION = "What did fine-tuning change?"
 AT_RANDOM = "at random"
+SITES = {"resid_post": "the whole stream", "attn_out": "what attention writes", "mlp_act": "MLP activations"}
+"""What of a layer can be patched, in words."""
 TITLES = {
     BASE: "Base",
     FINETUNED: "Fine-tuned",
@@ -55,9 +57,11 @@ def describe_edit(edit: Edit, explorer: Explorer) -> str:
         most = explorer.edited.most_directions
         parts.append(f"first {edit.directions} of {most} directions of every matrix's change")
     if edit.zero_rows:
-        parts.append(f"{explorer.edited.num_found} units zeroed")
+        number = explorer.edited.num_found
+        parts.append(f"{number} unit{'s' * (number != 1)} zeroed")
     if edit.patch_from is not None:
-        parts.append(f"{edit.patch_site} of layer {edit.patch_layer} from the {TITLES[edit.patch_from].lower()} model")
+        site = SITES[edit.patch_site]
+        parts.append(f"{site} of layer {edit.patch_layer} from the {TITLES[edit.patch_from].lower()} model")
     return ", ".join(parts) or "nothing is edited"
 
 

@@ -126,7 +126,7 @@ def test_all_directions_are_the_whole_change(explorer: Explorer) -> None:
 def test_edits_in_words(explorer: Explorer) -> None:
     edit = Edit(scale=0.5, zero_rows=True, patch_from="base", patch_layer=1)
     assert describe_edit(edit, explorer) == (
-        "weight change x 0.5, 1 units zeroed, resid_post of layer 1 from the base model"
+        "weight change x 0.5, 1 unit zeroed, the whole stream of layer 1 from the base model"
     )
     assert (share(0.0001), share(0.0), share(0.5)) == ("<0.1 %", "0.0 %", "50.0 %")
     assert (visible(" "), visible("\n"), visible("a b"), visible("")) == ("␣", "⏎", "a b", "␣")

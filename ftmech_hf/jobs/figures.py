@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+FLAT = 10
+"""How many times the lowest loss the highest may be before an axis is logarithmic."""
+
+
 def draw_training(ax: Axes, run: FinishedRun, title: str) -> None:
     """Accuracy, or loss, of one run on all of its test sets while it trains; dashed, what one answer would give."""
     lines = run.metrics
@@ -43,6 +47,9 @@ def draw_training(ax: Axes, run: FinishedRun, title: str) -> None:
             floor_line(ax, [run.floor(name)], name, drawn.get_color())
     if measured and measured[0].startswith("loss/"):
         ax.set_ylabel("loss (nats per token)")
+        losses = [line[key] for line in lines for key in measured]
+        if 0 < FLAT * min(losses) < max(losses):  # one curve would press the others flat
+            ax.set_yscale("log")
     else:
         accuracy_axis(ax)
     step_axis(ax, "step")

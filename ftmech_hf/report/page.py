@@ -83,7 +83,7 @@ def format_value(value: float, unit: str) -> str:
     if unit == "share":
         return f"{value:.3f}"
     if unit in ("steps", "neurons"):
-        return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+        return _format_count(value)
     if unit == "nats":
         return f"{value + 0.0:.3g} nats"
     value = round(value, 1) + 0.0  # nothing is not less than nothing
@@ -115,9 +115,14 @@ def _format_end(value: float, unit: str) -> str:
     """An end of an interval: as many digits as a number of its unit, without the unit."""
     if unit == "nats":
         return f"{value + 0.0:.3g}"
-    if unit in ("steps", "neurons") and float(value).is_integer():
-        return f"{value:.0f}"
+    if unit in ("steps", "neurons"):
+        return _format_count(value)
     return f"{value:.3f}" if unit == "share" else format_number(value, 1)
+
+
+def _format_count(value: float) -> str:
+    """A count, or a mean of some; that of the logarithms of what is 600 thrice is not quite 600."""
+    return f"{value:.0f}" if abs(value - round(value)) < 1e-6 else f"{value:.1f}"
 
 
 def format_number(value: float, digits: int = 0, *, sign: bool = False) -> str:

@@ -46,6 +46,7 @@ class Reading(NamedTuple):
         bound: what the value is where the truth was not reached, as by a run that was not back at its last step;
             ``unknown`` if it may be more or less, as the ratio of two such runs.
         floor: what the constant answer gets on the same rows.
+        limits: what it cannot be below or above, as a difference of shares cannot; None where that is not known.
     """
 
     value: float
@@ -53,6 +54,7 @@ class Reading(NamedTuple):
     interval: tuple[float, float] | None = None
     bound: Bound = ""
     floor: float | None = None
+    limits: tuple[float, float] | None = None
 
 
 def read(found: float | Reading) -> Reading:
@@ -94,7 +96,7 @@ def difference(first: Reading, second: Reading) -> Reading:
     Of the same rows its interval is too wide: it takes them for different.
     """
     found = newcombe_difference(*(Share(each.value, *_ends(each)) for each in (first, second)))
-    return Reading(found.value, interval=(found.low, found.high))
+    return Reading(found.value, interval=(found.low, found.high), limits=(-100.0, 100.0))
 
 
 def weighted(*terms: tuple[float, Reading]) -> Reading:
@@ -108,7 +110,18 @@ def weighted(*terms: tuple[float, Reading]) -> Reading:
         value += middle
         below += (middle - min(ends)) ** 2
         above += (max(ends) - middle) ** 2
-    return Reading(value, interval=(value - math.sqrt(below), value + math.sqrt(above)))
+    low, high = value - math.sqrt(below), value + math.sqrt(above)
+    known = [(weight, limits) for weight, found in terms if (limits := _limits(found))]
+    if len(known) < len(terms):
+        return Reading(value, interval=(low, high))
+    reach = [sorted((weight * least, weight * most)) for weight, (least, most) in known]
+    least, most = (sum(each) for each in zip(*reach, strict=True))
+    return Reading(value, interval=(max(least, low), min(most, high)), limits=(least, most))
+
+
+def _limits(found: Reading) -> tuple[float, float] | None:
+    """Those of a reading, or of a share of rows in per cent; None of what may be anything."""
+    return found.limits or ((0.0, 100.0) if found.rows or found.interval is None else None)
 
 
 def _ends(share: Reading) -> tuple[float, float]:
@@ -140,7 +153,8 @@ def over_seeds(readings: Sequence[Reading], unit: Unit) -> tuple[float, Ends | N
     - ``%`` and ``share``: of rows within seeds, by the two levels of
       :func:`~ftmech_hf.statistics.seeds.share_over_seeds`; wider where a seed is less sure than its rows.
     - ``x`` and ``steps``: the geometric mean, with Student's t on the logarithm; below one step counts as one.
-    - ``points``, ``neurons``, ``nats``: Student's t over seeds, never below zero where nothing is.
+    - ``points``, ``neurons``, ``nats``: Student's t over seeds, never below zero where nothing is, and of points never
+      beyond what differences of shares can be, where readings know it.
 
     Numbers that are counted on a grid, as steps and neurons are, may be the same of all seeds, which does not say that
     the next one's will be: without intervals of their own such readings have none.
@@ -167,6 +181,9 @@ def over_seeds(readings: Sequence[Reading], unit: Unit) -> tuple[float, Ends | N
         low, high = apart if len(values) == 1 else (min(low, apart[0]), max(high, apart[1]))
     if min(values) >= 0 and unit != "points":
         low = max(0.0, low)
+    known = [each.limits for each in readings if each.limits is not None]
+    if unit == "points" and len(known) == len(readings):
+        low, high = max(low, min(least for least, _ in known)), min(high, max(most for _, most in known))
     return measured, _open(readings, low, high)
 
 

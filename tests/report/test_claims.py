@@ -144,6 +144,8 @@ def test_a_ratio_that_is_at_least_so_much_can_hold_and_cannot_fail() -> None:
     whole = dataclasses.replace(claim, unit="steps", measured=600.0, interval=(600.0, None))
     assert (format_measured(whole), format_interval(whole)) == ("at least 600", "600 or more")
     assert format_interval(dataclasses.replace(whole, interval=(599.5, 700.0))) == "599.5 to 700"
+    nearly = dataclasses.replace(whole, measured=600 - 1e-9, interval=(600 - 1e-9, None))
+    assert (format_measured(nearly), format_interval(nearly)) == ("at least 600", "600 or more")
     assert [format_number(-0.04, 1), format_number(-0.4, sign=True), format_number(1.25, 1)] == ["0.0", "+0", "1.2"]
     (late,) = judge([RATIO], {seed: {"ratio": Reading(1.0 + seed / 9, bound="at least")} for seed in range(3)})
     assert late.verdict == "undecided", "what was capped may be anything above"

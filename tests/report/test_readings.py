@@ -19,8 +19,9 @@ from ftmech_hf.report.readings import (
     read_all,
     read_row,
     table_over_seeds,
+    weighted,
 )
-from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.intervals import mean_interval, share_interval
 from ftmech_hf.statistics.seeds import share_over_seeds
 
 T_2 = 4.302652729911275
@@ -210,3 +211,22 @@ def test_a_table_over_seeds_is_in_the_order_of_its_rows_and_keeps_what_has_no_na
     assert found["low"].isna().tolist() == [False, True, False]
     empty = table_over_seeds(pd.DataFrame(rows).iloc[:0], ["task"], "points")
     assert list(empty) == ["task", "n", "mean", "low", "high"]
+
+
+def test_differences_of_shares_have_no_interval_beyond_what_they_can_be() -> None:
+    shares = [(95.0, 0.0), (20.0, 0.0), (90.0, 5.0)]
+    plain = [difference(Reading(one, rows=64), Reading(other, rows=64)) for one, other in shares]
+    measured, ends = over_seeds(plain, "points")
+    assert ends is not None
+    assert mean_interval([each.value for each in plain])[2] > 100  # by Student's t alone
+    assert (measured, ends[1]) == (pytest.approx(200 / 3), 100.0)
+    unknown = over_seeds([Reading(each.value) for each in plain], "points")[1]
+    assert unknown is not None
+    assert unknown[1] is not None
+    assert unknown[1] > 100  # nobody says that these are of shares
+    assert weighted((1.0, Reading(-80.0, interval=(-90.0, -70.0)))).limits is None
+    assert weighted((1.0, plain[0]), (-1.0, plain[1])).limits == (-200.0, 200.0)
+    halved = weighted((1.0, Reading(0.0, rows=8)), (-0.5, Reading(100.0, rows=8)), (-0.5, Reading(100.0, rows=8)))
+    assert halved.limits == (-100.0, 100.0)
+    assert halved.interval is not None
+    assert halved.interval[0] == -100.0

@@ -114,13 +114,13 @@ def _try_keeping(model: PreTrainedModel) -> bool:
 
 def _told(model: PreTrainedModel, ids: Tensor, shown: Tensor, unread: slice, cache: Cache | None) -> Tensor:
     """Logits after what a model has not yet read of rows, told of padding as when it writes."""
-    told = {} if shown.all() else unread_inputs(shown, unread)
+    told = {} if shown.all() else unread_inputs(model, shown, unread)
     kept = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
     logits: Tensor = model(input_ids=ids[:, unread], **kept, **told).logits
     return logits
 
 
-def unread_inputs(shown: Tensor, unread: slice) -> dict[str, Tensor]:
+def unread_inputs(model: PreTrainedModel, shown: Tensor, unread: slice) -> dict[str, Tensor]:
     """What a model is told of padded rows (B, T) of which it has read all but a slice: the whole mask."""
-    told = mask_and_positions(shown)
-    return {**told, "position_ids": told["position_ids"][:, unread]}
+    told = mask_and_positions(model, shown)
+    return {name: each[:, unread] if name == "position_ids" else each for name, each in told.items()}

@@ -238,7 +238,7 @@ class _Batch:
     def _next(self, place: int, *, first: bool) -> Tensor:
         """Logits of the token that follows each text, by the model at this place, (B, V)."""
         unread = slice(None) if first or self.caches[place] is None else slice(-1, None)
-        told = unread_inputs(self.mask, unread) if self.padded else {}
+        told = unread_inputs(self.models[place], self.mask, unread) if self.padded else {}
         return self.models[place](self.token_ids[:, unread], **self.settings[place], **told).logits[
             :, -1, : self.tokens
         ]

@@ -32,20 +32,19 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
 
 def padded_inputs(model: PreTrainedModel, shown: Tensor) -> dict[str, Tensor]:
-    """What a model is told of rows with padding (B, T); positions count real tokens only.
+    """What a model is told of rows with padding (B, T); positions, if it takes any, count real tokens only.
 
     Whether it then answers as to a row alone is tried once, with four rows of a few tokens.
 
     Raises:
-        ValueError: the model takes no positions, or does not pass over padding, so that it would answer differently to
-            a row that is padded.
+        ValueError: the model does not pass over padding, so that it would answer differently to a row that is padded.
     """
     if reason := _why_not(model, shown.shape[-1]):
         raise ValueError(
-            f"dataset: its prompts differ in length, and {model.config.model_type} {reason}; "
-            "give it prompts of one length"
+            f"dataset: its rows differ in length, and {model.config.model_type} {reason}; "
+            "give it prompts of one length, and answers of one"
         )
-    return mask_and_positions(shown)
+    return mask_and_positions(model, shown)
 
 
 def passes_over_padding(model: PreTrainedModel, length: int) -> bool:
@@ -53,18 +52,23 @@ def passes_over_padding(model: PreTrainedModel, length: int) -> bool:
     return not _why_not(model, length)
 
 
-def mask_and_positions(shown: Tensor) -> dict[str, Tensor]:
-    """Of rows with padding (B, T), which tokens are real and where each of them stands, as forward passes take it."""
+def mask_and_positions(model: PreTrainedModel, shown: Tensor) -> dict[str, Tensor]:
+    """Of rows with padding (B, T), which tokens are real and where each of them stands, as a model's forward takes it.
+
+    Some read no positions off their caller: recurrent ones have none, others count them from the mask.
+    """
     mask = shown.long()
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return {"attention_mask": mask}
     return {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
 
 
 def _why_not(model: PreTrainedModel, length: int) -> str:
     """Why rows of so many tokens cannot be padded; empty if they can."""
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return "takes no position_ids"
     if not isinstance(model, PreTrainedModel) or (config_positions(model.config) or 2) < 2:
         return ""
+    if "attention_mask" not in inspect.signature(model.forward).parameters:
+        return "takes no attention_mask"
     if model not in _KNOWN:
         _KNOWN[model] = _try_padding(model)
     limit = padding_limit(model)
@@ -90,7 +94,7 @@ def _try_padding(model: PreTrainedModel) -> str:
             shown = torch.ones_like(token_ids)
             shown[:, :-length] = 0
             # rows alone are not told their positions, which some models begin to count elsewhere
-            told = {"attention_mask": shown} if token_ids.shape[1] == length else mask_and_positions(shown)
+            told = {"attention_mask": shown} if token_ids.shape[1] == length else mask_and_positions(model, shown)
             found = model(input_ids=token_ids, **run_settings(model), **told).logits
             logits.append(found[:, -length:].float())
     if not logits_apart(model, *logits) <= tolerance_of(model):  # nan is no agreement

@@ -165,6 +165,11 @@ def test_training_rows_pass_over_all_before_any_comes_twice(task: PcfgConfig) ->
             r"has no column 'answer' \(or 'completion', 'response', 'output'\) in train, only prompt",
         ),
         ({"prompt": ["a ="] * 50, "answer": ["a"] * 50}, r"has 30 train rows of its own, expected at least 32"),
+        (
+            {"prompt": [" ".join(each) for each in itertools.product("abc", repeat=5)][:120], "answer": ["a"] * 120},
+            r"has 24 validation rows of its own, expected at least 32; a fifth of its rows is cut off for each split "
+            r"that it lacks, which takes 160 rows$",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_refused(
@@ -411,6 +416,38 @@ def test_a_model_that_answers_otherwise_to_a_padded_row_is_refused(kind: str, pa
     half = small_model(kind).bfloat16()
     if passes:
         padded_inputs(half, shown)
+
+
+@pytest.mark.parametrize("kind", ["bloom", "mpt", "mamba", "mamba2", "falcon_mamba", "xlnet"])
+def test_a_model_that_takes_no_positions_may_pass_over_padding(kind: str) -> None:
+    """The mask alone says it all to recurrent models, and to those that count positions from it."""
+    model = moved(small_model(kind))
+    ids = torch.randint(4, 58, (3, 9), generator=torch.Generator().manual_seed(1))
+    shown = torch.ones_like(ids)
+    shown[0, :4] = 0
+    told = padded_inputs(model, shown)
+    assert list(told) == ["attention_mask"]
+    with torch.no_grad():
+        padded = model(input_ids=ids, use_cache=False, **told).logits[0, 4:]
+        alone = model(input_ids=ids[:1, 4:], use_cache=False).logits[0]
+        other = model(input_ids=ids, use_cache=False).logits[0, 4:]
+    torch.testing.assert_close(padded, alone, atol=1e-4, rtol=1e-4)
+    assert (other - alone).abs().max() > 1e-2, "what stands before them does change answers"
+
+
+def test_a_recurrent_model_that_forgets_its_mask_is_refused() -> None:
+    with pytest.raises(ValueError, match="its rows differ in length, and rwkv answers otherwise to a row that is pad"):
+        padded_inputs(moved(small_model("rwkv")), torch.tensor([[0, 1, 1], [1, 1, 1]]))
+
+
+@torch.no_grad()
+def moved(model: PreTrainedModel) -> PreTrainedModel:
+    """A model away from where it was drawn, where some parts do nothing yet."""
+    numbers = torch.Generator().manual_seed(0)
+    for weights in model.parameters():
+        width = weights.shape[-1] ** 0.5 if weights.ndim > 1 else 1.0
+        weights.add_(0.2 * torch.randn(weights.shape, generator=numbers) / width)
+    return model.eval()
 
 
 def test_rows_longer_than_the_tokens_that_attention_chooses_are_not_padded() -> None:

@@ -73,6 +73,11 @@ def writes(tokenizer: PreTrainedTokenizerBase, rows: AnswerRows, *parts: str) ->
         (" 4", [" 4", ", I think"], True),
         (" the dog", [" the dog", "ma"], False),
         (" no", [" yes"], False),
+        # letters of several bytes, each a token: Latin, Cyrillic, Chinese, an emoji, and a byte that is no letter
+        (" caf", [" caf", "\u00e9"], False),
+        (" \u041c\u043e\u0441", [" \u041c\u043e\u0441", "\u043a\u0432\u0430"], False),
+        (" caf", [" caf", "\u6771"], True),
+        (" caf", [" caf", "\U0001f600"], True),
     ],
 )
 def test_a_longer_word_is_another_word(
@@ -84,8 +89,16 @@ def test_a_longer_word_is_another_word(
         assert gives_answer(writes(tokenizer, rows, *written), rows).tolist() == [True]
 
 
+def test_a_letter_that_is_never_whole_is_no_more_of_a_word(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = ask(tokenizer, " caf")
+    model = writes(tokenizer, rows, " caf")
+    model.token_ids.insert(-1, ids_of(tokenizer, "\u00e9")[0])
+    assert WritesWords(tokenizer)(model, rows).tolist() == [True]
+
+
 def test_another_answer_that_is_accepted_must_be_whole_as_well(tokenizer: PreTrainedTokenizerBase) -> None:
-    for written, right in (([" felt", "ed"], False), ([" felt"], True), ([" cat"], True), ([" cat", "s"], False)):
+    for written, right in (([" felt", "ed"], False), ([" felt"], True), ([" cat"], True), ([" cat", "s"], False),
+                           ([" felt", "\u00e9"], False)):  # fmt: skip
         rows = ask(tokenizer, " cat", " felt")
         assert WritesWords(tokenizer)(writes(tokenizer, rows, *written), rows).tolist() == [right], written
 

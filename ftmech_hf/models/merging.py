@@ -28,6 +28,8 @@ COARSE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """The same in types of fewer digits, in which models in memory are merged as they are."""
 BY_ROW = {"POLY": "for every row's task", "XLORA": "for every row, by what a classifier makes of it"}
 """Kinds of adapters whose change of weights is not the same for all rows -> what it depends on."""
+EMBEDDED, KEYS = ("PROMPT_TUNING", "P_TUNING"), ("PREFIX_TUNING", "CARTRIDGE")
+"""Kinds that put embeddings in front of rows, and kinds that put keys and values there."""
 _PREFIX = "base_model.model."
 
 
@@ -85,7 +87,7 @@ def _refuse_kind(config: Any, called: str, instead: str) -> None:
     if config.is_prompt_learning or config.is_adaption_prompt:
         raise ValueError(
             f"{called} is a {kind} adapter, which adds tokens and changes no weights, so it cannot be merged into "
-            f"its base; expected one of weights, such as LORA ({instead})"
+            f"its base; expected one of weights, such as LORA{f' ({instead})' if kind in (*EMBEDDED, *KEYS) else ''}"
         )
     if kind in BY_ROW:
         raise ValueError(
@@ -182,7 +184,9 @@ def _merge(adapted: Any, called: str) -> PreTrainedModel:
         warnings.simplefilter("ignore")
         try:
             merged: PreTrainedModel = adapted.merge_and_unload()
-        except (NotImplementedError, AttributeError, ValueError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (NotImplementedError, AttributeError, ValueError, RuntimeError) as error:
             kind = _kind_of(next(iter(adapted.peft_config.values())))
             raise ValueError(
                 f"{called} is a {kind} adapter, which cannot be merged into its base "

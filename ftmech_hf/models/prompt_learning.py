@@ -19,10 +19,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.models.identity import ADAPTER, ADAPTER_WEIGHTS, find_base, find_gguf, find_model
 from ftmech_hf.models.loading import Dtype, load_model
-from ftmech_hf.models.merging import loading_errors
-
-EMBEDDED, KEYS = ("PROMPT_TUNING", "P_TUNING"), ("PREFIX_TUNING", "CARTRIDGE")
-"""Kinds that put embeddings in front, and kinds that put keys and values there."""
+from ftmech_hf.models.merging import EMBEDDED, KEYS, loading_errors
 
 
 def prompt_learning_kind(name: str) -> str | None:

@@ -134,6 +134,24 @@ def test_an_adapter_that_adds_tokens_is_refused(tmp_path: Path) -> None:
         load_model(str(tmp_path / "tuned"))
 
 
+@pytest.mark.parametrize(("config", "taken"), [
+    (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), True),
+    (peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=2, adapter_layers=1), False),
+], ids=["prompt tuning", "adaption prompt"])  # fmt: skip
+def test_a_diagnosis_is_advised_for_the_kinds_that_it_takes(tmp_path: Path, config: Any, taken: bool) -> None:
+    save(tmp_path, make_llama(WORDS), config)
+    with pytest.raises(ValueError, match="cannot be merged into its base; expected one of weights, such as LORA") as no:
+        load_model(str(tmp_path / "tuned"))
+    assert ("a diagnosis takes it" in str(no.value)) == taken
+
+
+def test_a_bias_that_has_no_place_in_the_base_is_refused(tmp_path: Path) -> None:
+    """peft tells of it as of an error at run time."""
+    save(tmp_path, make_llama(WORDS), lora(lora_bias=True))
+    with pytest.raises(ValueError, match=r"^model: .*tuned is a LORA adapter, which cannot be merged .*has no bias"):
+        load_model(str(tmp_path / "tuned"))
+
+
 NAMES: dict[str, tuple[Callable[[str], str | None], str]] = {
     "another wrapper": (lambda key: key.replace("model.layers", "model._orig_mod.layers"), "q_proj.* is missing"),
     "half of it": (lambda key: None if "q_proj" in key else key, "q_proj.* is missing"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from safetensors import safe_open
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ftmech_hf.models.identity import ADAPTER, ADAPTER_WEIGHTS, find_base, find_gguf, find_model
 from ftmech_hf.models.merging import loading_errors
@@ -47,7 +47,11 @@ def _tokens_in_front(name: str) -> int:
 
 
 def model_config(name: str, *, base: str | None = None, onto: str | None = None) -> Any:
-    """The config of a model, of an adapter that of what it stands on. No weights are read."""
+    """The config of a model, of an adapter that of what it stands on. No weights are read.
+
+    Raises:
+        ValueError: it cannot be read, or is of no causal language model, as those of encoders with a decoder.
+    """
     if (file := find_gguf(name)) is not None:
         with loading_errors(name), gguf_at_hand(name):
             return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
@@ -55,7 +59,10 @@ def model_config(name: str, *, base: str | None = None, onto: str | None = None)
     if (folder / ADAPTER).is_file():
         return model_config(find_base(folder, base, onto), base=base or onto)
     with loading_errors(name):
-        return AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder)
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ValueError(f"model: {name} is {config.model_type}, expected a causal language model")
+    return config
 
 
 @contextlib.contextmanager

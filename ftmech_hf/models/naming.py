@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ftmech_hf.models.identity import find_gguf, find_model
+from ftmech_hf.models.configs import model_config
+from ftmech_hf.models.identity import ADAPTER, find_gguf, find_model
 
 
 @contextlib.contextmanager
@@ -26,7 +27,7 @@ def setting_of(label: str, config: Any) -> str:
 
 
 def check_models(named: Mapping[str, str]) -> None:
-    """Make sure that what settings name are models.
+    """Make sure that what settings name are causal language models, as far as is known before weights are read.
 
     Args:
         named: setting -> folder, file or name on the Hub.
@@ -36,4 +37,5 @@ def check_models(named: Mapping[str, str]) -> None:
     """
     for setting, name in named.items():
         with said_of(setting):
-            find_gguf(name) or find_model(name)
+            if find_gguf(name) is None and not (find_model(name) / ADAPTER).is_file():
+                model_config(name)

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, T5Config
 
+from ftmech_hf.models.configs import model_positions
 from ftmech_hf.models.loading import load_model, random_twin, seed_of_its_own
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.models.untrained import never_trained
@@ -44,6 +45,17 @@ def case_of(config: DiagnoseConfig) -> tuple[Case, dict[str, Any]]:
         assert run.path == Path(config.output_dir)
         facts = {"inputs": run._inputs, "config": dict(run.config)}
         return made(), facts
+
+
+def test_an_encoder_with_a_decoder_is_refused_by_its_setting(folders: dict[str, str], tmp_path: Path) -> None:
+    T5Config(vocab_size=40, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()  # which is not read
+    for role in ("base", "finetuned"):
+        config = DiagnoseConfig(**{**folders, role: str(tmp_path)}, output_dir=str(tmp_path / "out"))
+        with pytest.raises(ValueError, match=f"^{role}: {tmp_path} is t5, expected a causal language model$"):
+            case_of(config)
+    with pytest.raises(ValueError, match=f"^model: {tmp_path} is t5, expected a causal language model$"):
+        model_positions(str(tmp_path))
 
 
 def same(one: PreTrainedModel, other: PreTrainedModel) -> bool:

@@ -144,12 +144,14 @@ def _read(
     def converted(rows: datasets.Dataset, split: str) -> datasets.Dataset:
         nonlocal total
         total += len(rows)
+        own_splits.add(split)
         found = text_columns(rows, tokenizer, name, split, faults=faults, chat=how.chat, notes=notes)
         asked, spaced = without_space_after(found)
         counts.append((asked_twice(asked)[0], spaced))
         return found
 
     counts: list[tuple[int, int]] = []
+    own_splits: set[str] = set()
     splits = read_splits(table, how.cut_seed, converted, seed)
     repeated, spaced = map(sum, zip(*counts, strict=True))
     # behind the cut, which is of what is written wherever the rows are trained on
@@ -157,7 +159,8 @@ def _read(
     if how.skip_unusable:  # behind the cut, which is else another one than where the rows were trained on
         splits = {split: rows.select(asked_twice(rows)[1]) for split, rows in splits.items()}
     left_out = faults.note(total)
-    _check_sizes({split: len(rows) for split, rows in splits.items()}, name, left_out)
+    lacks = not set(taken) <= own_splits
+    _check_sizes({split: len(rows) for split, rows in splits.items()}, name, left_out, lacks)
     join = choose_join(splits["train"], tokenizer, how.answer_space)
     encoded, own = {}, {}
     for split, rows in splits.items():
@@ -170,7 +173,7 @@ def _read(
         own[split] = len(rows) - len(asked) + len(found.rows)  # not what is taken: a setting may want fewer
     skipped, cut = (sum(getattr(found, key) for found in encoded.values()) for key in ("skipped", "cut"))
     left_out = faults.note(total)
-    _check_sizes(own, f"{name}, without answers of several tokens," if skipped else name, left_out)
+    _check_sizes(own, f"{name}, without answers of several tokens," if skipped else name, left_out, lacks)
     everything = [rows for rows in splits.values() if len(rows)]
     asked_rows = sum(map(len, everything))
     said = [
@@ -190,10 +193,12 @@ def _read(
     return encoded, tuple(f"{name}: {note}" for note in said if note)
 
 
-def _check_sizes(sizes: Mapping[str, int], name: str, left_out: str | None) -> None:
+def _check_sizes(sizes: Mapping[str, int], name: str, left_out: str | None, lacks: bool) -> None:
+    """Refuse splits of too few rows; ``lacks`` is whether some were cut off others."""
     for split, number in sizes.items():
         if number < LEAST_ROWS:
-            more = f"; {left_out}" if left_out else ""
+            cut = f"a fifth of its rows is cut off for each split that it lacks, which takes {5 * LEAST_ROWS} rows"
+            more = "".join(f"; {each}" for each in (left_out, cut if lacks else None) if each)
             raise ValueError(
                 f"dataset: {name} has {number} {split} rows of its own, expected at least {LEAST_ROWS}{more}"
             )

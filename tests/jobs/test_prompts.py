@@ -165,6 +165,11 @@ def test_training_rows_pass_over_all_before_any_comes_twice(task: PcfgConfig) ->
             r"has no column 'answer' \(or 'completion', 'response', 'output'\) in train, only prompt",
         ),
         ({"prompt": ["a ="] * 50, "answer": ["a"] * 50}, r"has 30 train rows of its own, expected at least 32"),
+        (
+            {"prompt": [" ".join(each) for each in itertools.product("abc", repeat=5)][:120], "answer": ["a"] * 120},
+            r"has 24 validation rows of its own, expected at least 32; a fifth of its rows is cut off for each split "
+            r"that it lacks, which takes 160 rows$",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_refused(

@@ -107,6 +107,10 @@ class DiagnoseConfig(ModelJobConfig, QuestionConfig):
         QuestionConfig.__post_init__(self)
         if self.other_dataset and not self.dataset:
             raise ValueError(f"other_dataset: {self.other_dataset}, but no dataset with the capability's questions")
+        if self.dataset and self.other_dataset and _place(self.dataset) == _place(self.other_dataset):
+            raise ValueError(
+                f"other_dataset: {self.other_dataset} is the dataset itself, expected questions that fine-tuning taught"
+            )
         if self.workers not in (0, 1, 2) or (self.workers == 2 and not can_work_beside()):
             raise ValueError(f"workers: {self.workers}, expected 0, 1, or on Linux 2")
         names = [name.replace(" ", "_") for name in METHODS if name != "behaviour"]
@@ -121,6 +125,11 @@ class DiagnoseConfig(ModelJobConfig, QuestionConfig):
         """The data sets, by what is in them."""
         given = {"dataset": self.dataset, "other_dataset": self.other_dataset}
         return {label: dataset_hash(name) for label, name in given.items() if name}
+
+
+def _place(dataset: str) -> str:
+    """Where a data set lies, however it is spelled; a name on the Hub is that."""
+    return str(Path(dataset).resolve()) if Path(dataset).exists() else dataset
 
 
 def named_models(config: DiagnoseConfig, given: InMemory | None = None) -> dict[str, str]:

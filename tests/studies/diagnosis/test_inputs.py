@@ -58,6 +58,17 @@ def test_an_encoder_with_a_decoder_is_refused_by_its_setting(folders: dict[str, 
         model_positions(str(tmp_path))
 
 
+def test_questions_of_what_was_taught_are_others_than_those_of_the_capability(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.touch()
+    for other in (str(path), str(tmp_path / "." / ".." / tmp_path.name / "rows.jsonl")):
+        with pytest.raises(ValueError, match=r"other_dataset: .*rows\.jsonl is the dataset itself, expected questions"):
+            DiagnoseConfig(dataset=str(path), other_dataset=other)
+    with pytest.raises(ValueError, match="other_dataset: user/rows is the dataset itself"):
+        DiagnoseConfig(dataset="user/rows", other_dataset="user/rows")
+    DiagnoseConfig(dataset="user/rows", other_dataset="user/rows:taught")
+
+
 def same(one: PreTrainedModel, other: PreTrainedModel) -> bool:
     return all(torch.equal(p, q) for p, q in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 

@@ -146,8 +146,8 @@ def _read(
         total += len(rows)
         own_splits.add(split)
         found = text_columns(rows, tokenizer, name, split, faults=faults, chat=how.chat, notes=notes)
-        asked, spaced = without_space_after(found)
-        counts.append((asked_twice(asked)[0], spaced))
+        asked, changed = without_space_after(found)
+        counts.append((asked_twice(asked)[0], changed))
         return found
 
     counts: list[tuple[int, int]] = []
@@ -174,23 +174,34 @@ def _read(
     skipped, cut = (sum(getattr(found, key) for found in encoded.values()) for key in ("skipped", "cut"))
     left_out = faults.note(total)
     _check_sizes(own, f"{name}, without answers of several tokens," if skipped else name, left_out, lacks)
-    everything = [rows for rows in splits.values() if len(rows)]
-    asked_rows = sum(map(len, everything))
+    asked_rows = sum(map(len, splits.values()))
     said = [
         *notes,
         left_out,
         describe_join(splits["train"], join, how.answer_space),
         f"{spaced} of {total} rows have white space after an answer, which is not asked for" if spaced else None,
-        f"{repeated} of {total} rows have the prompt and answer of another row"
-        f"{' and are left out' if how.skip_unusable else ''}" if repeated else None,
-        contradictions(*([each for rows in everything for each in rows[column][:]] for column in ("prompt", "answer"))),
-        overlap(splits["train"], splits["test"]),
-        say_groups(splits["test"]),
+        _say_repeated(repeated, total, how) if repeated else None,
+        *_about_all(splits),
         f"{skipped} of {asked_rows} rows are left out: their answer is not one token" if skipped else None,
         f"{cut} of {asked_rows} prompts are longer than the model's {positions} positions and lose their beginning"
         if cut else None,
     ]  # fmt: skip
     return encoded, tuple(f"{name}: {note}" for note in said if note)
+
+
+def _say_repeated(repeated: int, total: int, how: QuestionConfig) -> str:
+    gone = " and are left out" if how.skip_unusable else ""
+    return f"{repeated} of {total} rows have the prompt and answer of another row{gone}"
+
+
+def _about_all(splits: Mapping[str, datasets.Dataset]) -> tuple[str | None, ...]:
+    """What is to be said of rows that are of one prompt, one answer or one group."""
+    everything = [rows for rows in splits.values() if len(rows)]
+    return (
+        contradictions(*([each for rows in everything for each in rows[column][:]] for column in ("prompt", "answer"))),
+        overlap(splits["train"], splits["test"]),
+        say_groups(splits["test"]),
+    )
 
 
 def _check_sizes(sizes: Mapping[str, int], name: str, left_out: str | None, lacks: bool) -> None:

@@ -161,7 +161,8 @@ def test_the_page_opens_with_questions_and_what_the_models_answer(tmp_path: Path
     whole = page_of(tmp_path, LOST, notes=["4 of 9 rows <are> left out"])
     page = Tables(whole)
     assert page.tables[0][:2] == [["Question", "Right", "Base", "Fine-tuned", "Trained back"],
-                                  ["The past tense of go <is>", " went", " went", " goed", " went home"]]  # fmt: skip
+                                  ["The past tense of go <is>", " went", "✓  went", "✗  goed",
+                                   "✓  went home"]]  # fmt: skip
     assert page.classes[0][1][2:] == ["holds", "fails", "holds"]
     assert page.classes[0][2][2:] == ["fails", "holds", "fails"]
     long = page.tables[0][2][0]

@@ -21,7 +21,7 @@ NAMES = {
     ("safety", "nano/safety"): (324, "base-seed0-39131fd87c14", "80e61805584f8be5"),
     ("continual", "nano/continual"): (537, "base-seed0-27839cbd868a", "f3f6b9310708e33b"),
     ("retrieval", "nano/retrieval"): (188, "base-seed0-35bf763b75da", "b03648392aeb2444"),
-    ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-bd83dbff743a", "350bad70051846f2"),
+    ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-94eee02ba63e", "73c1937e20598dd0"),
     ("sweep", "paper/sweep_jailbreak"): (15, "finetune-high-medium-seed0-a02d71585fae", "e0a8feb2ed0e5857"),
     ("organisms", "nano/organisms"): (918, "shortcut-seed0-b1bdda60327a", "872cfc13b03dabfd"),
 }

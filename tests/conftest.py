@@ -32,7 +32,7 @@ from ftmech_hf.jobs import scheduler
 from ftmech_hf.tasks import PcfgConfig
 from tests import TEST_CUDA
 from tests.hub.server import TOKEN, HubServer, serve
-from tests.processes import run_fresh
+from tests.processes import made_once, run_fresh
 
 torch.set_num_threads(1)
 # The same examples every time: a test that fails once in a hundred runs helps nobody. Look for new ones by hand with
@@ -52,7 +52,17 @@ scheduler.LOADED += ["ftmech_hf.jobs.probing", "sklearn.linear_model", "matplotl
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported stays, and need not be looked through again
+    gc.set_threshold(10_000, 10, 50)  # what tests leave behind is looked through fifty times as seldom
     gc.enable()
+
+
+os.fsync = lambda file: None  # tests stop processes and no machines: what the kernel was given is there
+
+
+if not TEST_CUDA:
+    # Each seed is kept for devices that are not there, with the lines that set it: a hundredth of the whole time.
+    for absent in (torch.cuda, torch.xpu, torch.mtia):
+        absent._lazy_call = lambda *call, **settings: None  # type: ignore[attr-defined]
 
 
 def pytest_configure() -> None:
@@ -197,10 +207,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     All of three thousand parameters.
     """
+    return made_once(tmp_path_factory, "published", _make_runs)
+
+
+def _make_runs(folder: Path) -> None:
     from recipes import finetune, make_dataset, pretrain, probe, prune
     from tests.recipes.conftest import CONFIGS, SMALL, TINY
-
-    folder = tmp_path_factory.mktemp("hub") / "runs"
 
     def argv(recipe: str, name: str, *more: str) -> list[str]:
         return ["--config", str(CONFIGS / "nano" / f"{recipe}.yaml"), "--output_dir", str(folder / name), *more]
@@ -214,4 +226,3 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probe.main(argv("probe", "probe", *models, "--fit_rows", "80", "--test_rows", "40"))
     make_dataset.main(argv("make_dataset", "rows", "--variants", "pretrain-low", "count_b-c1",
                            "--rows", "train=60", "test=20"))  # fmt: skip
-    return folder

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ftmech_hf.report import page
+from ftmech_hf.studies.diagnosis import page as diagnosis_page
 
 
 def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave pictures empty from now on. What is drawn is looked at in the tests of the pages."""
-    monkeypatch.setattr(page, "make_picture", lambda figure, what: page.Picture("", what, ""))
+    for drawing in (page, diagnosis_page):
+        monkeypatch.setattr(drawing, "make_picture", lambda figure, what: page.Picture("", what, ""))

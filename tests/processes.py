@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +18,36 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
+import pytest
+from filelock import FileLock
 
 from ftmech_hf.jobs.scheduler import fork_context
 
 GUARD = 1200.0
 """Seconds after which a wait is given up, for a machine that hangs. No machine is too slow for it."""
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first process to need it makes, for all that test side by side; nobody changes it.
+
+    Args:
+        factory: of the session.
+        name: of the folder.
+        make: fills it.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = factory.mktemp(name)
+        make(folder)
+        return folder
+    place = factory.getbasetemp().parent
+    folder, done = place / name, place / f"{name}.made"
+    with FileLock(place / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that did not get to its end
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
 
 
 def listen_to_ctrl_c() -> None:

@@ -5,6 +5,7 @@ A run folder is whole only with its card.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,9 @@ from ftmech_hf.jobs.papers import OF_TASK, PAPER, PAPERS, Paper
 from ftmech_hf.runs import FinishedRun, describe_versions, write_text
 
 
-def _template(name: str) -> jinja2.Template:
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Those of ``model_cards/``; each is compiled when it is first filled, and again once its file has changed."""
     installed = Path(str(resources.files("ftmech_hf"))) / "model_cards"
     beside = installed.parents[1] / "model_cards"
     folders = [str(folder) for folder in (installed, beside)]
@@ -30,7 +33,7 @@ def _template(name: str) -> jinja2.Template:
         loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     env.filters |= {"python": _in_python, "plain": in_markdown}
-    return env.get_template(name)
+    return env
 
 
 def in_markdown(text: str) -> str:
@@ -47,7 +50,7 @@ def _in_python(text: str) -> str:
 
 def render_card(template: str, **values: Any) -> str:
     """Fill a template of ``model_cards/``; a value it needs and does not get is an error."""
-    return _template(template).render(**values)
+    return _templates().get_template(template).render(**values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -218,11 +218,15 @@ class Study(StudyFacts, Generic[P, R]):
         )  # fmt: skip
         return (*super().publications, results)
 
+    def read_settings(self, argv: Sequence[str] | None = None, description: str | None = None) -> tuple[Any, ...]:
+        """What a command line asks for, with its ``--config`` file: one of each of :attr:`configs`."""
+        return parse_config(*self.configs, argv=argv, description=description, sections=self.sections)
+
     def read_plan(
         self, argv: Sequence[str] | None = None, description: str | None = None, runs_dir: Path | None = None
     ) -> P:
-        """The plan that a command line asks for, with its ``--config`` file; of runs elsewhere, if that is said."""
-        configs = parse_config(*self.configs, argv=argv, description=description, sections=self.sections)
+        """The plan that a command line asks for; of runs elsewhere, if that is said."""
+        configs = self.read_settings(argv, description)
         asked = configs[0].runs_dir
         if runs_dir is not None:
             configs = (dataclasses.replace(configs[0], runs_dir=str(runs_dir)), *configs[1:])
@@ -287,11 +291,11 @@ def run_command(study: StudyFacts, argv: Sequence[str] | None, description: str 
     """
     if not isinstance(study, Study):
         raise ValueError(f"study: {study.name} is one job and has no plan; run recipes/{study.name}.py")
-    plan = study.read_plan(argv, description)
-    if file := plan.config.from_measurements:
+    if file := study.read_settings(argv, description)[0].from_measurements:
         with unpacked(Path(file)) as runs:
             run_study(study, study.read_plan(argv, description, runs))
         return
+    plan = study.read_plan(argv, description)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"num_processes: {study.name} starts its own workers; launch it with --num_processes 1")
     if (steps := getattr(plan.config, "max_steps", None)) is not None:

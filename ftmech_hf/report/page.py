@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -178,6 +179,19 @@ def count_verdicts(claims: Iterable[Claim]) -> str:
     return ", ".join([*said, *([f"{number} not judged"] if (number := found.count(None)) else [])])
 
 
+@functools.cache
+def _templates(package: str, page: str) -> jinja2.Environment:
+    """A page of a package and the templates that it may use, each compiled once."""
+    places = {page: resources.files(package)}
+    ours = resources.files("ftmech_hf")
+    loader = jinja2.FunctionLoader(lambda file: places.get(file, ours).joinpath(file).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)
+    shown = (format_value, format_measured, format_interval, format_floor, format_number, format_verdict, say_verdict,
+             explain_verdict, count_verdicts, name_claims)  # fmt: skip
+    environment.globals.update({function.__name__: function for function in shown})
+    return environment
+
+
 def render_page(package: str | None, page: str = PAGE, **values: Any) -> str:
     """Fill the ``page.html.j2`` of a package, or another of its pages; a value it needs and does not get is an error.
 
@@ -188,14 +202,7 @@ def render_page(package: str | None, page: str = PAGE, **values: Any) -> str:
         values: what the page asks for.
     """
     assert package is not None
-    places = {page: resources.files(package)}
-    ours = resources.files("ftmech_hf")
-    loader = jinja2.FunctionLoader(lambda file: places.get(file, ours).joinpath(file).read_text(encoding="utf-8"))
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)
-    shown = (format_value, format_measured, format_interval, format_floor, format_number, format_verdict, say_verdict,
-             explain_verdict, count_verdicts, name_claims)  # fmt: skip
-    environment.globals.update({function.__name__: function for function in shown})
-    return environment.get_template(page).render(**values)
+    return _templates(package, page).get_template(page).render(**values)
 
 
 def write_origin(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recipes import attention, finetune, interpolate, pretrain, probe, prune, reverse_finetune
-from tests.processes import run_forked
+from tests.processes import made_once, run_forked
 from tests.recipes.commands import TOUR
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -29,7 +29,11 @@ def run_recipe(name: str, *argv: str, **options: object) -> subprocess.Completed
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The README's tour of the recipes, with fewer steps and other folders."""
-    runs = tmp_path_factory.mktemp("runs")
+    return made_once(tmp_path_factory, "runs", take_tour)
+
+
+def take_tour(runs: Path) -> None:
+    """Run :data:`CHAIN` into a folder."""
 
     def argv(name: str, *more: str) -> list[str]:
         return [*TOUR[name], "--output_dir", str(runs / name), *more]
@@ -46,4 +50,3 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     three = [*models, f"reversed={runs / 'reverse_finetune'}"]
     attention.main(argv("attention", *three, "--rows", "8"))
     interpolate.main(argv("interpolate", *models, "--eval_rows", "64"))
-    return runs

@@ -113,6 +113,7 @@ class SeedMatrix:
         self.table, self.sequence = table, sequence
         self.tasks = [str(each) for each in tasks or SEQUENCES[sequence].names]
         self.kept = [str(each) for each in kept]
+        self._rows = table.groupby(["method", "after_task", "by", "site"], sort=False).indices
         self._of_models: dict[tuple[str, int, str, str], pd.DataFrame] = {}
 
     def on(self, sequence: str) -> SeedMatrix:
@@ -131,8 +132,7 @@ class SeedMatrix:
 
     def _find(self, method: str, after: int, by: str, site: str) -> pd.DataFrame:
         one_of_all = method in ("base", "random", "never", "joint") or method.startswith("single-")
-        found = self.table[(self.table["method"] == method) & (self.table["after_task"] == after)]
-        found = found[(found["by"] == by) & (found["site"] == site)]
+        found = self.table.iloc[self._rows.get((method, after, by, site), [])]
         if not one_of_all:
             found = found[found["sequence"] == self.sequence]
         return found.drop_duplicates("capability").set_index("capability")

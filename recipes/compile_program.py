@@ -15,6 +15,7 @@ from ftmech_hf.config import ConfigError, clean_exit, parse_config, peek_setting
 from ftmech_hf.jobs.compiling import CompileConfig, start_compiled
 from ftmech_hf.models.conversion import ARTEFACTS, artefact_bytes, artefact_path, compile_program, load_artefact
 from ftmech_hf.report.console import print_run
+from ftmech_hf.runs import replacing
 from ftmech_hf.tasks import TASKS
 from ftmech_hf.tasks.letters import LettersConfig
 
@@ -44,7 +45,8 @@ def check_artefacts(write_to: str | None) -> None:
         content = artefact_bytes(*compile_program(program))
         if write_to is not None:
             Path(write_to).mkdir(parents=True, exist_ok=True)
-            (Path(write_to) / artefact_path(name).name).write_bytes(content)
+            with replacing(Path(write_to) / artefact_path(name).name) as working:
+                working.write_bytes(content)
         same = artefact_path(name).is_file() and artefact_bytes(*load_artefact(name)) == content
         print(f"{name}: {'the same' if same else 'differs'}", flush=True)
         if not same and write_to is None:

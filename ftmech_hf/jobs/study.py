@@ -38,13 +38,9 @@ class StudyConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "independent repetitions"})
     workers: int = field(default=0, metadata={"manner": True, "help": "processes side by side; 0 for one per core"})
     output_dir: str = field(default="runs/study", metadata={"place": "output", "help": "folder of the results"})
-    runs_dir: str | None = field(
-        default=None,
-        metadata={
-            "place": "output",
-            "help": "folder of the runs, shared with other studies; output_dir/runs if not given",
-        },
-    )
+    runs_dir: str | None = field(default=None, metadata={
+        "place": "output", "help": "folder of the runs, shared with other studies; output_dir/runs if not given"
+    })  # fmt: skip
     fresh: bool = field(default=False, metadata={"manner": True, "help": "run everything again"})
     keep_measurements: str | None = field(
         default=None,

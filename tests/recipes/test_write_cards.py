@@ -59,7 +59,7 @@ def reproduction(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_released_model_gets_a_card(runs: Path, reproduction: Path, tmp_path: Path) -> None:
     argv = ["--studies", str(reproduction), "--namespace", "someone", "--output_dir", str(tmp_path),
-            "--models", f"medium={runs.parent}/runs/bas*", "--datasets", "someone/rows"]  # fmt: skip
+            "--models", f"medium={runs}/bas*", "--datasets", "someone/rows"]  # fmt: skip
     write_cards.main(argv)
     names = {f"ftmech-nano-{name}" for name in (*(each.name for each in RELEASED["reproduce"].values()), "medium")}
     assert {path.name for path in tmp_path.iterdir()} == names

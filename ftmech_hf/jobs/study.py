@@ -218,11 +218,9 @@ class Study(StudyFacts, Generic[P, R]):
         """What a command line asks for, with its ``--config`` file: one of each of :attr:`configs`."""
         return parse_config(*self.configs, argv=argv, description=description, sections=self.sections)
 
-    def read_plan(
-        self, argv: Sequence[str] | None = None, description: str | None = None, runs_dir: Path | None = None
-    ) -> P:
-        """The plan that a command line asks for; of runs elsewhere, if that is said."""
-        configs = self.read_settings(argv, description)
+    def read_plan(self, argv: Sequence[str] | None = None, runs_dir: Path | None = None, read: Sequence[Any] = ()) -> P:
+        """The plan that a command line asks for, whose settings may have been read; of runs elsewhere, if said."""
+        configs = tuple(read) or self.read_settings(argv)
         asked = configs[0].runs_dir
         if runs_dir is not None:
             configs = (dataclasses.replace(configs[0], runs_dir=str(runs_dir)), *configs[1:])
@@ -287,11 +285,12 @@ def run_command(study: StudyFacts, argv: Sequence[str] | None, description: str 
     """
     if not isinstance(study, Study):
         raise ValueError(f"study: {study.name} is one job and has no plan; run recipes/{study.name}.py")
-    if file := study.read_settings(argv, description)[0].from_measurements:
+    configs = study.read_settings(argv, description)
+    if file := configs[0].from_measurements:
         with unpacked(Path(file)) as runs:
-            run_study(study, study.read_plan(argv, description, runs))
+            run_study(study, study.read_plan(argv, runs, configs))
         return
-    plan = study.read_plan(argv, description)
+    plan = study.read_plan(argv, read=configs)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"num_processes: {study.name} starts its own workers; launch it with --num_processes 1")
     if (steps := getattr(plan.config, "max_steps", None)) is not None:

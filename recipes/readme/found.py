@@ -1,4 +1,4 @@
-"""What the READMEs of the studies say was found: how far each study is, and which statements of the papers stood."""
+"""What the READMEs of the studies say was found: how far each study is, and which statements of the papers hold."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Row = Mapping[str, str]
 
 OWN = ("not reported", UNMEASURED, "not done")
 """What stands in the column of the paper where a claim is ours, or a control."""
-VERDICTS = {"holds": "stood", "fails": "did not", "undecided": "undecided"}
-"""Word of a verdict -> its column; all others are not told."""
-OPEN, NOT_TOLD = "control open", "not told"
+VERDICTS = ("holds", "fails", "undecided")
+"""Verdicts with a column of their own; all others are not told."""
+OPEN, NOT_TOLD = "control undecided", "not told"
 
 
 def read_claims_tables(text: str) -> list[Row]:
@@ -41,15 +41,15 @@ def _rows(text: str) -> Iterator[Row]:
 
 
 def outcome(row: Row) -> str:
-    """Whether a claim stood, did not, is undecided, or is not told (a control failed, or a part was not measured).
+    """Whether a claim holds, fails, is undecided, or is not told (a control failed, or a part was not measured).
 
-    One that holds while a control of its is undecided has not stood: what it says may have been found where it must not
+    One that holds while a control of its is undecided is not counted as one that holds: what it says may have been found where it must not
     be, the more easily the fewer seeds there are.
     """
     words = re.findall(r"\w+", re.sub(r"\*[^*]*\*", "", row["verdict"]))  # without what its controls state
     if words[:1] == ["holds"] and "undecided" in words:
         return OPEN
-    return VERDICTS.get(words[0], NOT_TOLD) if words else NOT_TOLD
+    return words[0] if words[:1] and words[0] in VERDICTS else NOT_TOLD
 
 
 class StudyReadme(NamedTuple):
@@ -88,7 +88,7 @@ def _status(found: StudyReadme) -> str:
         told = Counter(map(outcome, found.claims))
         left = f", {told['undecided']} undecided" if told["undecided"] else ""
         left += f", {told[OPEN]} with a control undecided" if told[OPEN] else ""
-        return f"{told['stood']} of {len(found.claims)} claims hold{left}"
+        return f"{told['holds']} of {len(found.claims)} claims hold{left}"
     tables = len(re.findall(r"^<!-- end of (?!differences)", found.text, re.MULTILINE))
     return f"{tables} table{'s' * (tables > 1)}, no claims" if tables else "for any two models, no claims"
 
@@ -103,8 +103,8 @@ def studies_block(root: Path) -> str:
 
 
 def found_block(root: Path, headlines: Sequence[Headline] = HEADLINES) -> str:
-    """The headlines; of every study how many statements of its paper stood, and claims of our own; each statement."""
-    columns = [*VERDICTS.values(), OPEN, NOT_TOLD]
+    """The headlines; of every study how many statements of its paper hold, and claims of our own; each statement."""
+    columns = [*VERDICTS, OPEN, NOT_TOLD]
     counts, statements = [], []
     told_of: dict[str, dict[str, str]] = {}
     for each in read_studies(root):

@@ -9,7 +9,7 @@ from ftmech_hf.report.claims import SEEN
 from recipes.readme.tables import markdown_table
 
 OUTCOMES = {
-    "stood": "stood", "control open": "a control is undecided", "did not": "**did not**", "undecided": "undecided",
+    "holds": "holds", "control undecided": "control undecided", "fails": "**fails**", "undecided": "undecided",
     "not told": "not told",
 }  # fmt: skip
 """What became of a claim -> how it is said; in the order in which they are listed."""
@@ -26,8 +26,8 @@ class Headline(NamedTuple):
 
     Attributes:
         study: its folder.
-        statement: in a few words, as it would be if it stood.
-        claims: beginnings of the claims' statements in the study's README; each begins one.
+        statement: in a few words, as it would be if it held.
+        claims: the claims' statements in the study's README, or their beginnings; each begins one.
         paper: that says it, if not that of the study.
     """
 
@@ -68,7 +68,12 @@ HEADLINES = (
     Headline(
         "tinystories",
         "a feature that was deleted from stories, not by filtering alone, comes back sooner than it is learned",
-        ("A tenth of the way back,", f"{SEEN}: the same, of those not filtered alone: gained"),
+        (
+            "A tenth of the way back,",
+            f"{SEEN}: the same, of those not filtered alone: gained",
+            "Steps until the loss on twists is the base's",
+            f"{SEEN}: the same, of those not filtered alone, which lost it",
+        ),
     ),
     Headline(
         "tinystories",
@@ -181,10 +186,10 @@ def _rest_on(headline: Headline, told: Mapping[str, str]) -> Sequence[str]:
     """
     found = []
     for beginning in headline.claims:
-        outcomes = [outcome for claim, outcome in told.items() if claim.startswith(beginning)]
-        if len(outcomes) != 1:
-            raise ValueError(f"{headline.study}: {len(outcomes)} claims begin with {beginning!r}, expected one")
-        found += outcomes
+        claims = [beginning] if beginning in told else [claim for claim in told if claim.startswith(beginning)]
+        if len(claims) != 1:
+            raise ValueError(f"{headline.study}: {len(claims)} claims begin with {beginning!r}, expected one")
+        found.append(told[claims[0]])
     return found
 
 
@@ -193,9 +198,9 @@ def _made_after_looking(headline: Headline) -> bool:
 
 
 def judge_headline(outcomes: Iterable[str]) -> str:
-    """A statement stood if all its claims did, and did not if one of them did not; else what keeps it open."""
+    """A statement holds if all its claims do, and fails if one of them does; else what keeps it open."""
     found = set(outcomes)
-    return next((each for each in ("did not", "not told", "undecided", "control open") if each in found), "stood")
+    return next((each for each in ("fails", "not told", "undecided", "control undecided") if each in found), "holds")
 
 
 def headlines_table(told: Mapping[str, Mapping[str, str]], headlines: Sequence[Headline] = HEADLINES) -> str:

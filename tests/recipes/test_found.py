@@ -36,14 +36,14 @@ def test_tables_of_claims_are_read_whatever_their_columns_and_no_other_table_is(
     rows = read_claims_tables(TABLE)
     assert [row["claim"] for row in rows] == ["It rises", "It falls \\| a lot", "Control: nothing", "Later", "And then"]
     assert [row["measured"] for row in rows] == ["14.0 %", "0.1", "1.0", "4.0", "not measured yet"]
-    assert [*map(outcome, rows)] == ["stood", "did not", "stood", "undecided", "not told"]
+    assert [*map(outcome, rows)] == ["holds", "fails", "holds", "undecided", "not told"]
 
 
 @pytest.mark.parametrize(
     ("verdict", "controls", "found"),
-    [("holds", [], "stood"), ("fails", [], "did not"), ("undecided", [], "undecided"), (None, [], "not told"),
-     ("withdrawn", ["a control"], "not told"), ("holds", ["one that is undecided"], "control open"),
-     ("holds", ["one that is undecided", "another"], "control open")],
+    [("holds", [], "holds"), ("fails", [], "fails"), ("undecided", [], "undecided"), (None, [], "not told"),
+     ("withdrawn", ["a control"], "not told"), ("holds", ["one that is undecided"], "control undecided"),
+     ("holds", ["one that is undecided", "another"], "control undecided")],
 )  # fmt: skip
 def test_every_verdict_that_a_table_can_have_is_one_outcome(
     verdict: Verdict | None, controls: list[str], found: str
@@ -60,8 +60,8 @@ def test_every_verdict_that_a_table_can_have_is_one_outcome(
 
 def test_what_a_control_states_is_not_read_as_a_verdict() -> None:
     assert outcome({"verdict": "⊘ withdrawn: its control *holds of 3, undecided of 5* fails"}) == "not told"
-    assert outcome({"verdict": "✓ holds; its control *Of 3 it fails* is undecided"}) == "control open"
-    assert outcome({"verdict": "✓ holds; of *what is undecided* nothing is shown"}) == "stood"
+    assert outcome({"verdict": "✓ holds; its control *Of 3 it fails* is undecided"}) == "control undecided"
+    assert outcome({"verdict": "✓ holds; of *what is undecided* nothing is shown"}) == "holds"
 
 
 def test_statements_of_papers_and_our_own_are_counted_apart_and_only_theirs_are_listed(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_statements_of_papers_and_our_own_are_counted_apart_and_only_theirs_are_
     headlines = [Headline("safety", "it moves", ("It rises", "It falls")), Headline("safety", "it is", ("Later",))]
     short, counts, statements = found_block(tmp_path, headlines).split("\n\n")
     assert short.splitlines()[2:] == [
-        "| **did not** | it moves | [2407.10264](safety/README.md) |",
+        "| **fails** | it moves | [2407.10264](safety/README.md) |",
         "| undecided | it is | [2407.10264](safety/README.md) |",
     ]
     (row,) = counts.splitlines()[2:]
@@ -88,9 +88,9 @@ def test_statements_of_papers_and_our_own_are_counted_apart_and_only_theirs_are_
 
 @pytest.mark.parametrize(
     ("outcomes", "expected"),
-    [(["stood", "stood"], "stood"), (["stood", "did not", "not told"], "did not"),
-     (["undecided", "stood"], "undecided"), (["undecided", "not told"], "not told"),
-     (["control open", "stood"], "control open"), (["control open", "undecided"], "undecided")],
+    [(["holds", "holds"], "holds"), (["holds", "fails", "not told"], "fails"),
+     (["undecided", "holds"], "undecided"), (["undecided", "not told"], "not told"),
+     (["control undecided", "holds"], "control undecided"), (["control undecided", "undecided"], "undecided")],
 )  # fmt: skip
 def test_a_headline_stands_only_if_all_that_it_rests_on_does(outcomes: list[str], expected: str) -> None:
     assert judge_headline(outcomes) == expected
@@ -98,14 +98,20 @@ def test_a_headline_stands_only_if_all_that_it_rests_on_does(outcomes: list[str]
     assert expected in OUTCOMES
 
 
-@pytest.mark.parametrize("claims", [{}, {"It rises": "stood", "It rises again": "stood"}])
+@pytest.mark.parametrize("claims", [{}, {"It rises fast": "holds", "It rises again": "holds"}])
 def test_a_headline_that_rests_on_no_claim_or_on_any_of_two_is_refused(claims: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=f"{len(claims)} claims begin with 'It rises', expected one"):
         headlines_table({"safety": claims}, [Headline("safety", "it moves", ("It rises",))])
 
 
+def test_a_claim_whose_statement_begins_another_one_is_named_by_the_whole_of_it() -> None:
+    told = {"safety": {"It rises": "holds", "It rises again": "fails"}}
+    assert "| holds | it moves |" in headlines_table(told, [Headline("safety", "it moves", ("It rises",))])
+    assert "| **fails** | it moves |" in headlines_table(told, [Headline("safety", "it moves", ("It rises again",))])
+
+
 def test_a_headline_says_that_a_bar_was_set_when_the_results_had_been_seen() -> None:
-    claims = {"Made after looking: it rises": "stood", "It falls": "stood"}
+    claims = {"Made after looking: it rises": "holds", "It falls": "holds"}
     headlines = [Headline("safety", "it moves", tuple(claims)), Headline("safety", "it falls", ("It falls",))]
     moves, falls = headlines_table({"safety": claims}, headlines).splitlines()[2:]
     assert "| it moves (judged in part by what was set after looking) |" in moves

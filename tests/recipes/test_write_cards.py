@@ -71,7 +71,7 @@ def test_every_released_model_gets_a_card(runs: Path, reproduction: Path, tmp_pa
         assert (tmp_path / name / "training_curve.png").is_file()
     tuned = ModelCard.load(tmp_path / "ftmech-nano-low-finetuned" / "README.md")
     assert tuned.data.base_model.startswith("someone/ftmech-nano-")
-    assert "brings a back: above what it or one answer gets anyway by | — | +50.5 points |" in tuned.text
+    assert "gain in counting a over that model or over one answer | — | +50.5 points |" in tuned.text
     assert "pruning_row.png" in tuned.text
     assert "    python recipes/reproduce.py --seeds 0 1\n" in tuned.text
     base = ModelCard.load(tmp_path / "ftmech-nano-low" / "README.md")
@@ -120,8 +120,8 @@ def test_what_a_control_states_names_it_and_no_other(claims: tuple[Measurement, 
 def test_a_card_says_what_the_same_is_of(reproduction: Path) -> None:
     """The control's card has none of the claim that its statements lean on; that of the tuned model has it above."""
     pruned = (
-        "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back: above what it or one answer gets "
-        "anyway by"
+        "Zeroing at most 15 neurons (weight rows) of the low-prior fine-tuned model: gain in counting a over that model "
+        "or over one answer"
     )
     same = "The same in the control, which never counted a"
     seen = "Made after looking: the same in the control after the same fine-tuning"

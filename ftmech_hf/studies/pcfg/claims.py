@@ -38,8 +38,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement("high_a", "High prior, fine-tuned with C_Tr = 0.8: still counts a", "%", "100 (Table 5)", ">= 80"),
     Measurement(
-        "gain_a", "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back: above what it or one "
-        "answer gets anyway by", "points", "revived by 5 to 15 neurons (text)", ">= 50",
+        "gain_a", "Zeroing at most 15 neurons (weight rows) of the low-prior fine-tuned model: gain in counting a over "
+        "that model or over one answer", "points", "revived by 5 to 15 neurons (text)", ">= 50",
         ("control_gain_a", "tuned_control_gain_a"),
     ),
     Measurement(
@@ -61,7 +61,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         "revival_ratio", "Steps of reverse fine-tuning to 95 % on a: control, which never counted a, over the other",
         "x", "1.5 (4,500 over 3,000, text)", ">= 1.5",
     ),
-    Measurement("pruned_a", "Zeroing at most 15 neurons of the low-prior fine-tuned model: counts a", "%"),
+    Measurement("pruned_a", "Zeroing at most 15 neurons (weight rows) of the low-prior fine-tuned model: counts a", "%"),
     Measurement("random_pruned_a", "Zeroing as many random neurons of the fine-tuned model, mean of 30 choices", "%"),
     Measurement("random_share", "Share of these choices that gain half as much as the best neurons", "%"),
     Measurement("probe_shuffled", "Best probe fitted on shuffled labels: above the majority class by", "points"),

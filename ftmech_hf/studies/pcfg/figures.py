@@ -74,7 +74,7 @@ def overview(runs: Runs) -> Figure:
     tuned, pruned = "finetuned-low", ("prune-rows", "prune-control")
     title = "1  Fine-tuning seems to destroy counting a"
     _draw_or_say_why_not(one, runs, title, [tuned], lambda there: draw_finetuning(one, there, tuned, title))
-    few = "2  A few neurons hide it"
+    few = "2  Zeroing a few neurons brings some of it back"
     _draw_or_say_why_not(two, runs, few, pruned, lambda there: draw_pruning(two, there, *pruned, few))
     read = "3  It can be read from the stream throughout"
     _draw_or_say_why_not(three, runs, read, ["probe"], lambda there: draw_probing(three, there, read))

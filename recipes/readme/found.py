@@ -43,8 +43,8 @@ def _rows(text: str) -> Iterator[Row]:
 def outcome(row: Row) -> str:
     """Whether a claim holds, fails, is undecided, or is not told (a control failed, or a part was not measured).
 
-    One that holds while a control of its is undecided is not counted as one that holds: what it says may have been found where it must not
-    be, the more easily the fewer seeds there are.
+    One that holds while a control of its is undecided does not count as one: what it says may have been found
+    where it must not be, the more easily the fewer seeds there are.
     """
     words = re.findall(r"\w+", re.sub(r"\*[^*]*\*", "", row["verdict"]))  # without what its controls state
     if words[:1] == ["holds"] and "undecided" in words:

@@ -27,8 +27,10 @@ def real_block(folder: Path) -> str:
          _in_a_cell(each["finetuned"]), _in_a_cell(each["reversed"] or ""))
         for each in pair["examples"][:3]
     ]  # fmt: skip
-    shown = ", and ".join(f"*{sign['name']}* ({sign['measured']}; random weights, as no control was given: {sign['control']})"
-                          for sign in pair["signs"] if sign["holds"])  # fmt: skip
+    shown = ", and ".join(
+        f"*{sign['name']}* ({sign['measured']}; random weights, as no control was given: {sign['control']})"
+        for sign in pair["signs"] if sign["holds"]
+    )  # fmt: skip
     columns = ("the end of a question", "right", "SmolLM2", "tuned", "trained back")
     source = (
         f"The verdict: **{pair['verdict']}**. {pair['reason'][0].upper()}{pair['reason'][1:]}. What shows: {shown}. "

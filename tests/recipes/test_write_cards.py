@@ -120,8 +120,8 @@ def test_what_a_control_states_names_it_and_no_other(claims: tuple[Measurement, 
 def test_a_card_says_what_the_same_is_of(reproduction: Path) -> None:
     """The control's card has none of the claim that its statements lean on; that of the tuned model has it above."""
     pruned = (
-        "Zeroing at most 15 neurons (weight rows) of the low-prior fine-tuned model: gain in counting a over that model "
-        "or over one answer"
+        "Zeroing at most 15 neurons (weight rows) of the low-prior fine-tuned model: gain in counting a over that "
+        "model or over one answer"
     )
     same = "The same in the control, which never counted a"
     seen = "Made after looking: the same in the control after the same fine-tuning"

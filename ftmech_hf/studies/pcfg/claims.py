@@ -61,7 +61,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         "revival_ratio", "Steps of reverse fine-tuning to 95 % on a: control, which never counted a, over the other",
         "x", "1.5 (4,500 over 3,000, text)", ">= 1.5",
     ),
-    Measurement("pruned_a", "Zeroing at most 15 neurons (weight rows) of the low-prior fine-tuned model: counts a", "%"),
+    Measurement("pruned_a", "Zeroing at most 15 neurons (rows) of the low-prior fine-tuned model: counts a", "%"),
     Measurement("random_pruned_a", "Zeroing as many random neurons of the fine-tuned model, mean of 30 choices", "%"),
     Measurement("random_share", "Share of these choices that gain half as much as the best neurons", "%"),
     Measurement("probe_shuffled", "Best probe fitted on shuffled labels: above the majority class by", "points"),

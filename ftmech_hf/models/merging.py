@@ -184,7 +184,7 @@ def _merge(adapted: Any, called: str) -> PreTrainedModel:
         warnings.simplefilter("ignore")
         try:
             merged: PreTrainedModel = adapted.merge_and_unload()
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the machine, and not of the adapter
             raise
         except (NotImplementedError, AttributeError, ValueError, RuntimeError) as error:
             kind = _kind_of(next(iter(adapted.peft_config.values())))

@@ -134,6 +134,21 @@ def test_an_adapter_that_adds_tokens_is_refused(tmp_path: Path) -> None:
         load_model(str(tmp_path / "tuned"))
 
 
+@pytest.mark.parametrize(
+    "fault", [torch.OutOfMemoryError("out of memory"), torch.AcceleratorError("device-side assert")]
+)
+def test_what_goes_wrong_with_the_machine_is_not_called_a_fault_of_the_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    save(tmp_path, make_llama(WORDS), lora())
+    monkeypatch.setattr(peft.tuners.lora.LoraModel, "merge_and_unload", fail)
+    with pytest.raises(type(fault)):
+        merging._merge(PeftModel.from_pretrained(make_llama(WORDS), tmp_path / "tuned"), "tuned")
+
+
 @pytest.mark.parametrize(("config", "taken"), [
     (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), True),
     (peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=2, adapter_layers=1), False),

@@ -31,6 +31,8 @@ BY_ROW = {"POLY": "for every row's task", "XLORA": "for every row, by what a cla
 EMBEDDED, KEYS = ("PROMPT_TUNING", "P_TUNING"), ("PREFIX_TUNING", "CARTRIDGE")
 """Kinds that put embeddings in front of rows, and kinds that put keys and values there."""
 _PREFIX = "base_model.model."
+_OF_THE_MACHINE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+"""What goes wrong with it says nothing of the files that were read."""
 
 
 @contextlib.contextmanager
@@ -53,7 +55,7 @@ def loading_errors(name: str) -> Iterator[None]:
     """Turn whatever transformers and peft raise on files that they cannot use into one line that names the model."""
     try:
         yield
-    except MemoryError:
+    except _OF_THE_MACHINE:
         raise
     except Exception as error:  # of every type: KeyError, ImportError, RuntimeError, AttributeError ... were all seen
         text = " ".join(str(error).split())
@@ -184,7 +186,7 @@ def _merge(adapted: Any, called: str) -> PreTrainedModel:
         warnings.simplefilter("ignore")
         try:
             merged: PreTrainedModel = adapted.merge_and_unload()
-        except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the machine, and not of the adapter
+        except _OF_THE_MACHINE:
             raise
         except (NotImplementedError, AttributeError, ValueError, RuntimeError) as error:
             kind = _kind_of(next(iter(adapted.peft_config.values())))

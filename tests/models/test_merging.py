@@ -134,19 +134,20 @@ def test_an_adapter_that_adds_tokens_is_refused(tmp_path: Path) -> None:
         load_model(str(tmp_path / "tuned"))
 
 
+@pytest.mark.parametrize("where", ["merge_and_unload", "from_pretrained"])
 @pytest.mark.parametrize(
-    "fault", [torch.OutOfMemoryError("out of memory"), torch.AcceleratorError("device-side assert")]
+    "fault", [torch.OutOfMemoryError("of a GPU"), torch.AcceleratorError("an assert"), MemoryError()]
 )
-def test_what_goes_wrong_with_the_machine_is_not_called_a_fault_of_the_adapter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+def test_what_goes_wrong_with_the_machine_is_not_called_a_fault_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, where: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise fault
 
     save(tmp_path, make_llama(WORDS), lora())
-    monkeypatch.setattr(peft.tuners.lora.LoraModel, "merge_and_unload", fail)
+    monkeypatch.setattr(peft.tuners.lora.LoraModel if where == "merge_and_unload" else PeftModel, where, fail)
     with pytest.raises(type(fault)):
-        merging._merge(PeftModel.from_pretrained(make_llama(WORDS), tmp_path / "tuned"), "tuned")
+        load_model(str(tmp_path / "tuned"))
 
 
 @pytest.mark.parametrize(("config", "taken"), [

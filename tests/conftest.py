@@ -52,6 +52,7 @@ scheduler.LOADED += ["ftmech_hf.jobs.probing", "sklearn.linear_model", "matplotl
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported stays, and need not be looked through again
+    gc.set_threshold(10_000, 10, 50)  # what tests leave behind is looked through fifty times as seldom
     gc.enable()
 
 

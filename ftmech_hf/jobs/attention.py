@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel
 from ftmech_hf.activations.calls import predicting_position
@@ -24,7 +25,15 @@ from ftmech_hf.analysis.attention import (
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.asking import Asked, ask, asking_job, check_procedural, describe_dataset, find_capability
 from ftmech_hf.jobs.behavior import Behavior, from_task
-from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, first_of, parse_models
+from ftmech_hf.jobs.job import (
+    ModelJobConfig,
+    check_positive,
+    finish_job,
+    first_of,
+    load_named,
+    one_by_one,
+    parse_models,
+)
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.configs import model_config
 from ftmech_hf.models.identity import base_for
@@ -86,10 +95,8 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
         changes: dict[str, list[MapChangeResult]] = {}
         maps: dict[str, Tensor] = {}
         first: dict[str, Tensor] = {}
-        for number, (name, folder) in enumerate(models.items()):
-            traced = TracedModel(config.load(folder, attn_implementation="eager", **base_for(name, models)))
-            found = _maps(traced, rows, predicting_position(traced.model))
-            whole = _maps(traced, example, list(range(example.prompts()[0].shape[1])))
+        for number, name in one_by_one(models):
+            found, whole = _look(load_named(config, models, name, attn_implementation="eager"), rows, example)
             maps |= {f"{name}.{site}": value[:, 0].contiguous() for site, value in whole.items()}
             results[name] = attention_to_groups(found["attn_pattern"], rows.prompts()[0], groups)
             first = first or found
@@ -98,7 +105,7 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
                 activation_change(first["mlp_act"], found["mlp_act"], seed=config.seed),
             ]
             if progress is not None:
-                progress(number + 1, len(models), name)
+                progress(number, len(models), name)
         save_file(maps, str(run.working / "maps.safetensors"))
         others = {name: each for name, each in changes.items() if name != next(iter(models))}
         moved = [{"model": name, **row} for name, each in others.items() for one in each for row in one.rows()]
@@ -158,6 +165,13 @@ def _groups(asked: Asked, rows: AnswerRows) -> dict[str, Tensor | list[int]]:
     last = torch.zeros_like(shown)
     last[:, -1] = True
     return {"first token": shown & (place == 1) & ~last, "last token": last}
+
+
+def _look(model: PreTrainedModel, rows: AnswerRows, example: AnswerRows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """:func:`_maps` of rows where the answer is predicted, and of one row at every position."""
+    traced = TracedModel(model)
+    positions = list(range(example.prompts()[0].shape[1]))
+    return _maps(traced, rows, predicting_position(model)), _maps(traced, example, positions)
 
 
 def _maps(traced: TracedModel, rows: AnswerRows, positions: int | list[int]) -> dict[str, Tensor]:

@@ -5,9 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.divergence import divergence_from_truth
-from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, first_of, job, parse_models, with_random_twin
+from ftmech_hf.jobs.job import (
+    ModelJobConfig,
+    check_positive,
+    finish_job,
+    first_of,
+    job,
+    load_named,
+    one_by_one,
+    parse_models,
+)
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import FinishedRun, RunDir
@@ -60,15 +71,19 @@ def compare_with_truth(config: TruthConfig, task: PcfgConfig, *, progress: Progr
         truth = row_truth(task, rows.token_ids)
         token_ids = torch.from_numpy(rows.token_ids)
         table, summary = [], {}
-        for number, (name, model) in enumerate(with_random_twin(config, models)):
-            with torch.no_grad():
-                logits = torch.cat([model(part[:, :-1].to(model.device)).logits.cpu() for part in token_ids.split(128)])
+        for number, name in one_by_one((*models, RANDOM_INIT)):
+            logits = _logits(load_named(config, models, name), token_ids)
             result = divergence_from_truth(logits, torch.from_numpy(truth.probabilities), token_ids, ROW_PARTS)
             table += [{"model": name, **row} for row in result.rows()]
             summary[name] = result.summary()
             if progress is not None:
-                progress(number + 1, len(models) + 1, f"{name}: KL {result.kl['whole row']:.3f} nats per token")
+                progress(number, len(models) + 1, f"{name}: KL {result.kl['whole row']:.3f} nats per token")
         return finish_job(run, table, {**summary, "largest_error_of_the_truth": float(truth.error.max())})
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel, token_ids: Tensor) -> Tensor:
+    return torch.cat([model(part[:, :-1].to(model.device)).logits.cpu() for part in token_ids.split(128)])
 
 
 def _state(run: FinishedRun, label: str) -> list[str]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -33,6 +33,7 @@ from ftmech_hf.models.naming import said_of, setting_of
 from ftmech_hf.runs import RunDir, is_finished, write_json, write_text
 from ftmech_hf.statistics.floors import FloorResult
 from ftmech_hf.tasks.operators_table import OPERATORS
+from ftmech_hf.training.memory import release_freed_memory
 
 T = TypeVar("T")
 
@@ -216,12 +217,29 @@ def finish_job(
     return run
 
 
-def with_random_twin(config: ModelJobConfig, models: Mapping[str, str]) -> Iterator[tuple[str, PreTrainedModel]]:
-    """Each model, loaded when its turn comes, and at the end the first one's architecture with random weights.
+def load_named(config: ModelJobConfig, models: Mapping[str, str], name: str, **options: Any) -> PreTrainedModel:
+    """One of a job's models; of the name :data:`RANDOM_INIT`, the first one's architecture with random weights.
 
     An adapter is put on what its run's hash says, by :func:`~ftmech_hf.models.identity.base_for`.
+
+    Args:
+        config: of the job, with the seed of random weights.
+        models: name -> folder.
+        name: of the one that is wanted.
+        options: of :meth:`LoadingConfig.load`.
     """
-    for name, folder in models.items():
-        yield name, config.load(folder, **base_for(name, models))
-    name, folder = next(iter(models.items()))
-    yield RANDOM_INIT, random_twin(config.load(folder, **base_for(name, models)), config.seed)
+    if name == RANDOM_INIT:
+        first = next(iter(models))
+        return random_twin(load_named(config, models, first, **options), config.seed)
+    return config.load(models[name], **options, **base_for(name, models))
+
+
+def one_by_one(names: Iterable[T]) -> Iterator[tuple[int, T]]:
+    """(how many there have been, name) of models, of which one at a time is in memory: they may be gigabytes each.
+
+    Whoever goes through them keeps none in a variable of the loop, where it would be while the next one is loaded. What
+    has read a model's activations holds it in a circle, which is only found if it is looked for.
+    """
+    for number, name in enumerate(names, start=1):
+        yield number, name
+        release_freed_memory()

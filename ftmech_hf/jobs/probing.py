@@ -19,7 +19,15 @@ from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.asking import Asked, ask, asking_job, check_procedural, describe_dataset, find_capability
 from ftmech_hf.jobs.behavior import Behavior, from_task
-from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, first_of, parse_models, with_random_twin
+from ftmech_hf.jobs.job import (
+    ModelJobConfig,
+    check_positive,
+    finish_job,
+    first_of,
+    load_named,
+    one_by_one,
+    parse_models,
+)
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.identity import base_for, model_hash
@@ -100,8 +108,8 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
         right: dict[str, NDArray[np.bool_]] = {}
         table: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}
-        for number, (name, model) in enumerate(with_random_twin(config, models)):
-            result = _probe_model(config, TracedModel(model), fit_on, choose_on, test_on)
+        for number, name in one_by_one((*models, RANDOM_INIT)):
+            result = _probe_model(config, TracedModel(load_named(config, models, name)), fit_on, choose_on, test_on)
             hashed = f"random weights, seed {config.seed}"
             if name != RANDOM_INIT:
                 hashed = model_hash(models[name], **base_for(name, models))
@@ -113,7 +121,7 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
             best = result.best()
             right[name] = result.right[best.site, best.label]
             if progress is not None:
-                progress(number + 1, len(models) + 1, f"{name}: {summary[name]['accuracy']:.1%}")
+                progress(number, len(models) + 1, f"{name}: {summary[name]['accuracy']:.1%}")
         _compare(summary, right)
         return finish_job(run, table, {**summary, **describe_dataset(behavior(), asked)}, floors=_floors(behavior()))
 

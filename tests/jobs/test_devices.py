@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ftmech_hf.models.loading import load_model
+from tests.loading import loaded_alone
 from tests.recipes.conftest import CONFIGS
 from tests.simulated_gpu import simulated_gpu
 
@@ -27,9 +28,9 @@ def measured(job: str, runs: Path, folder: Path, device: str) -> pd.DataFrame:
     models = ["--model", str(runs / "tuned")]
     if job != "prune":
         models = ["--models", f"base={runs / 'base'}", f"finetuned={runs / 'tuned'}"]
-    config, place = str(CONFIGS / "nano" / f"{job}.yaml"), folder / device
+    config, place, few = str(CONFIGS / "nano" / f"{job}.yaml"), folder / device, FEW.get(job, ["--rows=8"])
     recipe = importlib.import_module(f"recipes.{job}")
-    recipe.main(["--config", config, *models, *FEW[job], "--device", device, "--output_dir", str(place)])
+    recipe.main(["--config", config, *models, *few, "--device", device, "--output_dir", str(place)])
     return pd.read_parquet(place / "table.parquet")
 
 
@@ -41,6 +42,12 @@ def test_a_job_computes_on_the_device_of_its_models(job: str, runs: Path, tmp_pa
     assert seen.waits
     assert not seen.doubles
     pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.parametrize("job", ["attention", "probe", "truth"])
+def test_a_job_has_one_model_at_a_time(job: str, runs: Path, tmp_path: Path) -> None:
+    with loaded_alone():
+        measured(job, runs, tmp_path, "cpu")
 
 
 @pytest.mark.cuda

@@ -11,8 +11,8 @@ import torch
 
 from ftmech_hf.config import Notice, to_dict
 from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
-from ftmech_hf.jobs.job import JobConfig, ModelJobConfig, finish_job, job, prepared_job, with_random_twin
-from ftmech_hf.models.loading import load_model
+from ftmech_hf.jobs.job import JobConfig, ModelJobConfig, finish_job, job, load_named, prepared_job
+from ftmech_hf.models.loading import RANDOM_INIT, load_model
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, run_identity
 from ftmech_hf.tasks import PcfgConfig
@@ -142,7 +142,7 @@ def test_an_adapter_is_measured_on_the_base_that_its_hash_is_of(tmp_path: Path, 
         output_dir=str(tmp_path / "between"),
     )  # fmt: skip
     with pytest.warns(Notice, match=f"is put on {tmp_path / 'base'}"):
-        found = dict(with_random_twin(ModelJobConfig(), models))
+        found = {name: load_named(ModelJobConfig(), models, name) for name in (*models, RANDOM_INIT)}
     with pytest.warns(Notice, match=f"is put on {tmp_path / 'base'}"):
         between = load_model(str(interpolate(config, task).path))
     assert list(found) == ["finetuned", "base", "random init"]

@@ -31,6 +31,7 @@ from ftmech_hf.studies.compare.report import answer_in_words
 from ftmech_hf.studies.compare.texts import Windows, prefixes
 from ftmech_hf.studies.compare.where import DRAWS, PlaceEffect, beside_nulls, place_effects
 from ftmech_hf.training.loop import Progress
+from ftmech_hf.training.memory import release_freed_memory
 
 LONGEST_PREFIX = 5
 
@@ -125,7 +126,8 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
                 pair.models[BASE], model, pair.windows, tokens=pair.tokens, seed=config.seed,
                 draws=DRAWS if name == FINETUNED else 0,
             )  # fmt: skip
-        del model  # a null model is there alone
+        del model
+        release_freed_memory()  # a null model is there alone: whatever traced the one before holds it in a circle
         if progress is not None:
             progress(number + 1, 1 + _number_of_nulls(config), name)
     nulls = [name for name in found if name != FINETUNED]

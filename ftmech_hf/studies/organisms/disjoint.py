@@ -10,8 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from ftmech_hf.jobs.behavior import Behavior, from_capability
-from ftmech_hf.jobs.job import ModelJobConfig, finish_job, job
-from ftmech_hf.models.identity import base_for
+from ftmech_hf.jobs.job import ModelJobConfig, finish_job, job, load_named, one_by_one
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.diagnosis.finetuning import taught
 from ftmech_hf.tasks import Capability, PcfgShape
@@ -78,15 +77,16 @@ def relearn_disjoint(config: DisjointConfig, shape: PcfgShape, *, progress: Prog
         )  # fmt: skip
         halves = split_answers(questions)
         found = {"chance": halves.chance}
-        for name, folder in models.items():
-            model = config.load(folder, **base_for(name, models))
+        for _, name in one_by_one(models):
+            model = load_named(config, models, name)
             found[name] = halves.mean_score(model, halves.test)
-            if name == "base":
-                continue
-            with taught(
-                model, halves, seed=config.seed, steps=config.steps, lr=config.lr, batch_size=config.batch_size,
-                in_place=False,
-            ) as trained:  # fmt: skip
-                found[f"{name}_after"] = halves.mean_score(trained, halves.test)
+            if name != "base":
+                with taught(
+                    model, halves, seed=config.seed, steps=config.steps, lr=config.lr, batch_size=config.batch_size,
+                    in_place=False,
+                ) as trained:  # fmt: skip
+                    found[f"{name}_after"] = halves.mean_score(trained, halves.test)
+                del trained
+            del model
         rows = [{"quantity": name, "value": value, "n": len(halves.test)} for name, value in found.items()]
         return finish_job(run, rows, {**found, "rows": len(halves.test)})

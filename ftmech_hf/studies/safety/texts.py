@@ -23,7 +23,7 @@ from ftmech_hf.activations import intervene
 from ftmech_hf.analysis.direction import Writes, put_in, taken_out
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, load_named, one_by_one
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import check_same_tokens
@@ -279,14 +279,15 @@ def measure_texts(config: TextsConfig, *, progress: Progress | None = None) -> R
         asked = read_asked(config)
         base = config.load(config.base)
         table: list[dict[str, Any]] = []
-        for done, (name, folder) in enumerate(config.models.items(), start=1):
-            model = base if name == "base" else config.load(folder, **base_for(name, config.models))
+        for done, name in one_by_one(config.models):
+            model = base if name == "base" else load_named(config, config.models, name)
             table += ({"quantity": "refused", "model": name, **refusal_row(model, asked, kind)} for kind in KINDS)
             table += cluster_rows(name, model, asked, config.seed)
             if name != "base":
                 table += change_rows(name, base, model, asked, config.seed)
             if name == "finetuned":
                 table += direction_rows(model, asked, config.choice_rows, config.seed, config.draws)
+            del model
             if progress is not None:
                 progress(done, len(config.models), name)
         page, summary, claims = write_page(table, config.seed, run.hash)

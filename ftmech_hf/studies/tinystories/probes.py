@@ -23,11 +23,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
-from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, parse_models
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, load_named, one_by_one, parse_models
 from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.identity import base_for, model_hash
-from ftmech_hf.models.loading import RANDOM_INIT, load_tokenizer, random_twin
+from ftmech_hf.models.loading import RANDOM_INIT, load_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.prompts import find_stories, pad_left
@@ -78,19 +78,16 @@ def probe_stories(config: StoryProbeConfig, task: StoriesConfig, *, progress: Pr
         table: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}
         names = [*models, *([RANDOM_INIT] if config.random_weights else [])]
-        for number, name in enumerate(names):
-            if name == RANDOM_INIT:
-                model = random_twin(config.load(models[first], **base_for(first, models)), config.seed)
-                hashed = f"random weights, seed {config.seed}"
-            else:
-                below = base_for(name, models)
-                model, hashed = config.load(models[name], **below), model_hash(models[name], **below)
-            rows, result = probe_model(config, model, tokenizer, splits)
+        for number, name in one_by_one(names):
+            hashed = f"random weights, seed {config.seed}"
+            if name != RANDOM_INIT:
+                hashed = model_hash(models[name], **base_for(name, models))
+            rows, result = probe_model(config, load_named(config, models, name), tokenizer, splits)
             save_probes(run.working / "probes" / name, result.probes, hashed, {"last_tokens": config.last_tokens})
             table += [{"model": name, **row} for row in rows]
             summary[name] = {feature: asdict(result.best(feature)) for feature in splits["fit"].labels}
             if progress is not None:
-                progress(number + 1, len(names), f"{name}: {result.best(task.feature).accuracy:.1%}")
+                progress(number, len(names), f"{name}: {result.best(task.feature).accuracy:.1%}")
         return finish_job(run, table, summary)
 
 

@@ -19,7 +19,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import prefers_answer
 from ftmech_hf.jobs.fit_judge import EXACT, find_judge, judge_version
 from ftmech_hf.jobs.generation import generate
-from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, one_by_one
 from ftmech_hf.jobs.training import FinetuneConfig
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir
@@ -85,17 +85,18 @@ def score_stories(config: ScoreConfig, task: StoriesConfig, *, progress: Progres
         table: list[dict[str, Any]] = []
         points: list[dict[str, Any]] = []
         steps: list[int | None] = [*config.at_steps, None]
-        for number, step in enumerate(steps):
+        for number, step in one_by_one(steps):
             folder = FinetuneConfig(model=config.model, snapshot=step).start
             model, tokenizer = config.load(folder), load_tokenizer(folder)
             rows, point = score_model(config, task, model, tokenizer, asked, judge)
             if choices:
                 point["choice"] = {kind: _chosen(model, each) for kind, each in choices.items()}
+            del model
             table += [{"step": step, **row} for row in rows]
             points.append({"step": step, **point})
             if progress is not None:
                 share = point[ASKED]["value"]
-                progress(number + 1, len(steps), f"{task.feature} in {share:.0%} of the stories")
+                progress(number, len(steps), f"{task.feature} in {share:.0%} of the stories")
         scores = [{**asdict(score), "trusted": score.trusted} for score in judged]
         return finish_job(run, table, {"feature": task.feature, "points": points, "judge": scores})
 

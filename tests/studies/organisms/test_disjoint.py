@@ -19,6 +19,7 @@ from ftmech_hf.studies.organisms import disjoint
 from ftmech_hf.studies.organisms.disjoint import DisjointConfig, relearn_disjoint, split_answers
 from ftmech_hf.tasks import Capability, PcfgConfig, PcfgShape
 from ftmech_hf.training.settings import TrainConfig
+from tests.loading import loaded_alone
 
 SHAPE = PcfgShape(text_length=24, count_window=8, token_at_position=8, min_labels=4)
 
@@ -77,7 +78,8 @@ def test_the_trained_models_are_asked_and_each_is_told_apart(tmp_path: Path, mon
     # models of two steps answer nothing right, so that their scores would be the same
     monkeypatch.setattr(Behavior, "mean_score", lambda self, model, rows: fingerprint(model))
     config = DisjointConfig(**folders, train_rows=200, test_rows=100, steps=5, output_dir=str(tmp_path / "out"))
-    run = relearn_disjoint(config, SHAPE)
+    with loaded_alone():
+        run = relearn_disjoint(config, SHAPE)
     scores = FinishedRun(run.path).summary
     assert len(trained) == 2
     assert {each["steps"] for each in trained} == {5}

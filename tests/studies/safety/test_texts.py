@@ -24,6 +24,7 @@ from ftmech_hf.tasks import PcfgConfig
 from recipes import safety_texts
 from tests.conftest import make_llama
 from tests.foreign import save_idle_adapter
+from tests.loading import loaded_alone
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def made(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     flags = [part for name, value in places.items() for part in (f"--{name}", value)]
-    safety_texts.main([*flags, "--rows", "40", "--choice_rows", "8", "--output_dir", str(folder / "run")])
+    with loaded_alone(kept=1):  # the base, with which all are compared
+        safety_texts.main([*flags, "--rows", "40", "--choice_rows", "8", "--output_dir", str(folder / "run")])
     return folder / "run"
 
 

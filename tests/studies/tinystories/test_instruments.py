@@ -35,6 +35,7 @@ from ftmech_hf.studies.tinystories.pruning import StoryPruneConfig, prune_storie
 from ftmech_hf.studies.tinystories.scores import ScoreConfig, score_stories, state_stories
 from ftmech_hf.tasks.stories import FEATURES, StoriesConfig, find_evidence, judge, load_judge
 from ftmech_hf.training.settings import TrainConfig
+from tests.loading import loaded_alone
 
 TASK = StoriesConfig(vocab_size=400, row_tokens=128)
 
@@ -136,7 +137,8 @@ def test_scores_are_counts_of_what_the_judge_says(run: str, tmp_path: Path) -> N
     config = ScoreConfig(
         model=run, at_steps=[3], generations=6, choices=8, max_new_tokens=12, output_dir=str(tmp_path / "score")
     )
-    done = score_stories(config, TASK)
+    with loaded_alone():
+        done = score_stories(config, TASK)
     assert damaged_files(done.path) == []
     content = json.loads((done.path / "summary.json").read_text())
     assert [point["step"] for point in content["points"]] == [3, None]
@@ -180,7 +182,8 @@ def test_probes_stand_beside_shuffled_labels_random_weights_and_other_words(run:
     config = StoryProbeConfig(
         models=[f"base={run}"], fit_stories=240, test_stories=120, output_dir=str(tmp_path / "probe")
     )
-    done = probe_stories(config, TASK)
+    with loaded_alone():
+        done = probe_stories(config, TASK)
     table = pd.read_parquet(done.path / "table.parquet")
     assert set(table["model"]) == {"base", "random init"}
     assert set(table["words"]) == {"seen", "held out"}

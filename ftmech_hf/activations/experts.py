@@ -9,7 +9,6 @@ anything is read or written; see :mod:`ftmech_hf.activations.proofs`.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ftmech_hf.activations.replacement import forward_replaced
+from ftmech_hf.models.forward import signature_of
 
 Change = Callable[[Tensor], Tensor]
 
@@ -45,7 +45,7 @@ class RoutedCall(NamedTuple):
         Raises:
             TypeError: it is called with other things.
         """
-        call = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
+        call = signature_of(type(module).forward).bind(module, *args, **kwargs)
         given = [value for value in list(call.arguments.values())[1:] if isinstance(value, Tensor)]
         if len(given) != 3 or given[1].is_floating_point() or given[1].shape != given[2].shape:
             raise TypeError("expected tokens, the experts of each, and their weights")

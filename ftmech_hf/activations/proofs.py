@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from ftmech_hf.activations.block_record import BlockRecord
 from ftmech_hf.activations.equations import BlockParts, Equations
 from ftmech_hf.activations.experts import has_experts, why_not_experts
 from ftmech_hf.activations.matrices import find_adapted, find_matrices, is_inside
+from ftmech_hf.models.forward import forward_parameters
 from ftmech_hf.models.tolerance import tolerance_of
 
 NUM_TOKENS = 4
@@ -62,7 +62,7 @@ class NotAStreamError(ValueError):
 
 def run_settings(model: PreTrainedModel, **wanted: Any) -> dict[str, Any]:
     """Those of the wanted settings, and to keep no cache, that a model's forward pass takes."""
-    taken, wanted = inspect.signature(model.forward).parameters, {"use_cache": False, **wanted}
+    taken, wanted = forward_parameters(model), {"use_cache": False, **wanted}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return wanted
     return {name: value for name, value in wanted.items() if name in taken}
@@ -78,7 +78,7 @@ def run(model: PreTrainedModel, token_ids: Tensor, **wanted: Any) -> Any:
         return model(token_ids, **run_settings(model, **within_context(model, token_ids), **wanted))
     except NotAStreamError:
         raise
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(
             f"model: {model.config.model_type} cannot be run on rows of tokens alone ({reason})"

@@ -27,7 +27,6 @@ A model may have a site in some blocks only, as hybrids of attention and other l
 from __future__ import annotations
 
 import contextlib
-import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -41,6 +40,7 @@ from ftmech_hf.activations.experts import ROUTED_SITES, count_experts, keep_rout
 from ftmech_hf.activations.layout import Layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings
 from ftmech_hf.config import leave_garbage
+from ftmech_hf.models.forward import forward_parameters
 
 with leave_garbage():
     import nnsight
@@ -89,7 +89,7 @@ class SiteReader:
     def __init__(self, model: PreTrainedModel, layout: Layout) -> None:
         self.model, self.layout = model, layout
         self.modules = [block for _, block in model_blocks(model)]
-        self.takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
+        self.takes_position_ids = "position_ids" in forward_parameters(model)
         with warnings.catch_warnings():
             # Parts with a name of nnsight's own, such as "output", have another one there: they are looked up by
             # identity, not by their path.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from typing import Any
 
@@ -15,6 +14,7 @@ from ftmech_hf.activations.proofs import in_evaluation
 from ftmech_hf.activations.row_lengths import keeping_limit
 from ftmech_hf.jobs.padding import drawn_rows, hooks_aside, mask_and_positions, passes_over_padding
 from ftmech_hf.models.configs import config_positions
+from ftmech_hf.models.forward import forward_parameters
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.tolerance import logits_apart, tolerance_of
 
@@ -85,7 +85,7 @@ def keep_rows(cache: Cache, kept: Tensor) -> None:
 
 def _try_keeping(model: PreTrainedModel) -> bool:
     """Compare what a model answers to rows token by token, one of which leaves, and to the same as a whole."""
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if "past_key_values" not in forward_parameters(model):
         return False
     limit = keeping_limit(model)
     length = min(TRIED, config_positions(model.config) or TRIED, limit.tokens if limit else TRIED)

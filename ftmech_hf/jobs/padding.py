@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +19,7 @@ from ftmech_hf.activations.proofs import (
 )
 from ftmech_hf.activations.row_lengths import padding_limit
 from ftmech_hf.models.configs import config_positions
+from ftmech_hf.models.forward import forward_parameters
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.tolerance import logits_apart, tolerance_of
 from ftmech_hf.models.vocabulary import num_rows
@@ -58,7 +58,7 @@ def mask_and_positions(model: PreTrainedModel, shown: Tensor) -> dict[str, Tenso
     Some read no positions off their caller: recurrent ones have none, others count them from the mask.
     """
     mask = shown.long()
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    if "position_ids" not in forward_parameters(model):
         return {"attention_mask": mask}
     return {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
 
@@ -67,7 +67,7 @@ def _why_not(model: PreTrainedModel, length: int) -> str:
     """Why rows of so many tokens cannot be padded; empty if they can."""
     if not isinstance(model, PreTrainedModel) or (config_positions(model.config) or 2) < 2:
         return ""
-    if "attention_mask" not in inspect.signature(model.forward).parameters:
+    if "attention_mask" not in forward_parameters(model):
         return "takes no attention_mask"
     if model not in _KNOWN:
         _KNOWN[model] = _try_padding(model)

@@ -83,13 +83,13 @@ def from_datasets(
     """
     how = how or QuestionConfig()
     taken = {"train": 4 * train_rows, "validation": test_rows, "test": test_rows}
-    read = {name: _read(name, tokenizer, seed, taken, positions, how) for name in names}
-    everything = [split for splits, _ in read.values() for split in splits.values()]
+    read = [_read(name, tokenizer, seed, taken, positions, how) for name in names]
+    everything = [split for splits, _ in read for split in splits.values()]
     pad = None
-    if any(_differ(splits.values()) for splits, _ in read.values()):
+    if any(_differ(splits.values()) for splits, _ in read):
         pad = _unused_token((whole.token_ids for split in everything for whole in split.wholes), len(tokenizer))
     found = []
-    for name, (splits, notes) in read.items():
+    for name, (splits, notes) in zip(names, read, strict=True):
         width = max(len(row) for split in splits.values() for row in split.rows)
         several = any(sum(mask) > 1 for split in splits.values() for mask in split.answer)
         label = FIRST_TOKEN if several else ANSWER

@@ -188,7 +188,7 @@ def _merge(adapted: Any, called: str) -> PreTrainedModel:
             merged: PreTrainedModel = adapted.merge_and_unload()
         except _OF_THE_MACHINE:
             raise
-        except (NotImplementedError, AttributeError, ValueError, RuntimeError) as error:
+        except (AttributeError, ValueError, RuntimeError) as error:
             kind = _kind_of(next(iter(adapted.peft_config.values())))
             raise ValueError(
                 f"{called} is a {kind} adapter, which cannot be merged into its base "

@@ -8,7 +8,6 @@ belongs to the row's own tokens; blocks see all.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ftmech_hf.models.forward import forward_parameters
 from ftmech_hf.models.identity import ADAPTER, ADAPTER_WEIGHTS, find_base, find_gguf, find_model
 from ftmech_hf.models.loading import Dtype, load_model
 from ftmech_hf.models.merging import EMBEDDED, KEYS, loading_errors
@@ -54,7 +54,7 @@ def load_with_prompt(
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"model: {name} holds no weights of its adapter (no {ADAPTER_WEIGHTS})")
     below = load_model(find_base(folder, base, onto), base=base or onto, device=device, dtype=dtype)
-    if "position_ids" not in inspect.signature(below.forward).parameters:
+    if "position_ids" not in forward_parameters(below):
         raise ValueError(f"model: {below.config.model_type} takes no position_ids, so no tokens fit in front: {name}")
     with warnings.catch_warnings(), loading_errors(name):
         warnings.simplefilter("ignore")

@@ -14,7 +14,7 @@ from ftmech_hf.jobs.beside import can_work_beside
 from ftmech_hf.jobs.job import ModelJobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
-from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, check_questions_known, own_tokenizer
+from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, check_questions_known, first_difference, own_tokenizer
 from ftmech_hf.models.configs import config_positions, model_config, model_positions, model_vocabulary
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import find_device, load_model, random_twin, seed_of_its_own
@@ -107,10 +107,6 @@ class DiagnoseConfig(ModelJobConfig, QuestionConfig):
         QuestionConfig.__post_init__(self)
         if self.other_dataset and not self.dataset:
             raise ValueError(f"other_dataset: {self.other_dataset}, but no dataset with the capability's questions")
-        if self.dataset and self.other_dataset and _place(self.dataset) == _place(self.other_dataset):
-            raise ValueError(
-                f"other_dataset: {self.other_dataset} is the dataset itself, expected questions that fine-tuning taught"
-            )
         if self.workers not in (0, 1, 2) or (self.workers == 2 and not can_work_beside()):
             raise ValueError(f"workers: {self.workers}, expected 0, 1, or on Linux 2")
         names = [name.replace(" ", "_") for name in METHODS if name != "behaviour"]
@@ -125,11 +121,6 @@ class DiagnoseConfig(ModelJobConfig, QuestionConfig):
         """The data sets, by what is in them."""
         given = {"dataset": self.dataset, "other_dataset": self.other_dataset}
         return {label: dataset_hash(name) for label, name in given.items() if name}
-
-
-def _place(dataset: str) -> str:
-    """Where a data set lies, however it is spelled; a name on the Hub is that."""
-    return str(Path(dataset).resolve()) if Path(dataset).exists() else dataset
 
 
 def named_models(config: DiagnoseConfig, given: InMemory | None = None) -> dict[str, str]:
@@ -192,6 +183,9 @@ def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape, give
     limits += [config_positions(each.config) for each in given.models.values()]
     positions = min((each for each in limits if each is not None), default=None)
     asked = ask_models(names, folders, tokenizer=given.tokenizer, **sizes, positions=positions, how=config)
+    if len(names) == 2 and first_difference(asked.behaviors[:1], asked.behaviors[1:]) is None:
+        called = "" if isinstance(names[1], Table) else "other_dataset: "
+        raise ValueError(f"{called}{names[1]} asks what {names[0]} asks, expected questions that fine-tuning taught")
     known = {role: model_vocabulary(name, **base_for(role, folders)) for role, name in folders.items()}
     known |= {role: num_rows(model) for role, model in given.models.items()}
     for role, number in known.items():

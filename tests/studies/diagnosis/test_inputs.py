@@ -20,9 +20,10 @@ from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, 
 from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.in_memory import InMemory
-from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, named_models, open_case
+from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, named_models, open_case, prepare_case
 from ftmech_hf.studies.diagnosis.result import diagnose
 from ftmech_hf.tasks import Capability, PcfgShape, RowStream, for_capability
+from ftmech_hf.tasks.text.reading import Table
 from tests.conftest import make_llama
 from tests.studies.diagnosis.methods import results
 
@@ -58,15 +59,30 @@ def test_an_encoder_with_a_decoder_is_refused_by_its_setting(folders: dict[str, 
         model_positions(str(tmp_path))
 
 
-def test_questions_of_what_was_taught_are_others_than_those_of_the_capability(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.touch()
-    for other in (str(path), str(tmp_path / "." / ".." / tmp_path.name / "rows.jsonl")):
-        with pytest.raises(ValueError, match=r"other_dataset: .*rows\.jsonl is the dataset itself, expected questions"):
-            DiagnoseConfig(dataset=str(path), other_dataset=other)
-    with pytest.raises(ValueError, match="other_dataset: user/rows is the dataset itself"):
-        DiagnoseConfig(dataset="user/rows", other_dataset="user/rows")
-    DiagnoseConfig(dataset="user/rows", other_dataset="user/rows:taught")
+def test_questions_of_what_was_taught_are_others_than_those_of_the_capability(
+    folders: dict[str, str], tmp_path: Path
+) -> None:
+    words = SHAPE.vocabulary
+    prompts = [f"{one} {other}" for one in words[1:15] for other in words[1:15]]
+    rows = pd.DataFrame({"prompt": prompts, "answer": [words[-1 - n % 2] for n in range(len(prompts))]})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    rows.to_parquet(tmp_path / "copy.parquet")
+    rows.assign(answer=rows["answer"][::-1].to_list()).to_csv(tmp_path / "other.csv", index=False)
+
+    def ask(dataset: Any, other: Any) -> Case:
+        names = {"dataset": str(dataset), "other_dataset": str(other)}
+        tables = {name: each for name, each in (("dataset", dataset), ("other_dataset", other)) if names[name] != each}
+        config = DiagnoseConfig(**folders, **names, output_dir=str(tmp_path / "out"), fresh=True)
+        return prepare_case(config, FEW, SHAPE, InMemory(tables=tables))
+
+    capability, path = tmp_path / "rows.csv", str(tmp_path / "rows.csv")
+    expected = "expected questions that fine-tuning taught$"
+    for other in (path, f"{tmp_path}/./rows.csv", str(tmp_path / "copy.parquet")):
+        with pytest.raises(ValueError, match=f"^other_dataset: {other} asks what {capability} asks, {expected}"):
+            ask(path, other)
+    with pytest.raises(ValueError, match=f"^other_rows asks what rows asks, {expected}"):
+        ask(Table.of(rows, "rows"), Table.of(rows, "other_rows"))
+    assert ask(path, str(tmp_path / "other.csv")).other.name == "other.csv"
 
 
 def same(one: PreTrainedModel, other: PreTrainedModel) -> bool:

@@ -163,7 +163,8 @@ def check_folder(folder: Path, where: str | None = None) -> None:
             files outside it, or a finished run's files differ from its manifest.
     """
     where = where or str(folder)
-    check_names((path.name for path in folder.iterdir()), where)
+    names = [path.name for path in folder.iterdir()]
+    check_names(names, where)
     for path in sorted(folder.glob("*.json")):
         content = _read_json(path)
         if "auto_map" in content:
@@ -172,16 +173,32 @@ def check_folder(folder: Path, where: str | None = None) -> None:
                 "transformers' is run"
             )
         if path.name.endswith(".index.json"):
-            files = content.get("weight_map", {})
-            if not isinstance(files, dict):
-                raise ValueError(
-                    f"model: {where}: weight_map of {path.name} is a {type(files).__name__}, expected names"
-                )
-            check_names(map(str, files.values()), where)
+            files = _indexed(path, where)
+            # an index of pickles may lie beside safe weights, which are read instead of them; one of safe weights not
+            beside = names if path.name.removesuffix(".index.json").endswith(PICKLES) else []
+            check_names([*files, *beside], where)
     if is_finished(folder):
         check_names(_read_json(folder / MANIFEST), where)
         if damaged := damaged_files(folder):
             raise ValueError(f"model: {where} is damaged: {', '.join(damaged)}")
+
+
+def _indexed(path: Path, where: str) -> list[str]:
+    """The files that an index names.
+
+    Raises:
+        ValueError: it cannot be read, or names something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model: {where}: {path.name} cannot be read ({error}), expected an index") from error
+    found = content.get("weight_map", {}) if isinstance(content, dict) else content
+    if not isinstance(found, dict):
+        raise ValueError(f"model: {where}: weight_map of {path.name} is a {type(found).__name__}, expected names")
+    if wrong := [each for each in found.values() if not isinstance(each, str)]:
+        raise ValueError(f"model: {where}: weight_map of {path.name} names {wrong[0]!r}, expected names of files")
+    return [*found.values()]
 
 
 def pull(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import HfApi, constants
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ftmech_hf.downloads import check_folder, pull
 from ftmech_hf.models.identity import model_hash
@@ -147,13 +148,51 @@ def test_a_manifest_of_somebody_elses_is_none_of_ours(model: Path) -> None:
     check_folder(model)
     load_model(str(model))
     assert model_hash(str(model))
-    index = model / "model.safetensors.index.json"
-    index.write_text('{"weight_map": ["a"]}')
-    with pytest.raises(ValueError, match=r"weight_map of model\.safetensors\.index\.json is a list, expected names"):
-        check_folder(model)
-    index.unlink()
-    (model / "env.json").write_text("{}")
+    (model / "env.json").write_text("{}")  # which others have, too
+    check_folder(model)
+    (model / "env.json").write_text('{"hash": "0123456789ab"}')
     with pytest.raises(ValueError, match=r"is damaged: manifest\.json"):
+        check_folder(model)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ('{"weight_map": ["a"]}', "weight_map of model.safetensors.index.json is a list, expected names"),
+    ("[]", "weight_map of model.safetensors.index.json is a list, expected names"),
+    ('{"weight_map": {"a": 1}}', "weight_map of model.safetensors.index.json names 1, expected names of files"),
+    ('{"weight_map": {"a"', "model.safetensors.index.json cannot be read (Expecting ':' delimiter"),
+])  # fmt: skip
+def test_an_index_that_is_none_is_named(text: str, said: str, model: Path) -> None:
+    (model / "model.safetensors.index.json").write_text(text)
+    for look in (check_folder, load_model, model_hash):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            look(model if look is check_folder else str(model))  # type: ignore[operator]
+
+
+def test_an_index_of_pickles_beside_safe_weights_is_no_reason_to_refuse_these(
+    model: Path, hub: HubServer, api: HfApi
+) -> None:
+    """Many models on the Hub come in both formats, in parts; what is pulled are the safe ones and either index."""
+    weights = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    for suffix, kind in (("safetensors", "model"), ("bin", "pytorch_model")):
+        name = f"{kind}-00001-of-00001.{suffix}"
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights, name)}
+        (model / f"{kind}.{suffix}.index.json").write_text(json.dumps(index))
+    save_file(weights, model / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    check_folder(model)
+    hub.add_repo("model", NAME, {**files(model), "pytorch_model-00001-of-00001.bin": b"pickle"})
+    assert load_model(str(pull(NAME, api=api))).num_parameters()
+    (model / "model-00001-of-00001.safetensors").unlink()
+    for name in ("model.safetensors.index.json", None):
+        with pytest.raises(ValueError, match=r"its weights are a pickle \(pytorch_model-00001-of-00001\.bin\)"):
+            check_folder(model)
+        if name:
+            (model / name).unlink()
+
+
+def test_an_index_of_safe_weights_names_no_pickle_whatever_lies_beside_it(model: Path) -> None:
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.bin"}}')
+    with pytest.raises(ValueError, match=r"its weights are a pickle \(model-00001-of-00002\.bin\)"):
         check_folder(model)
 
 

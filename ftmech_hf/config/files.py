@@ -77,7 +77,7 @@ def parse_yaml(text: str, name: str, *, as_written: bool = False) -> Any:
     """
     try:
         return yaml.load(text, _WrittenLoader if as_written else _Loader)  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, LookupError, TypeError) as error:
         raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
 
 

@@ -233,7 +233,9 @@ def parse_config(
     words = _drop_none(words, may_be_left_out)
 
     parser = _make_parser(config_types, description)
-    *parsed, _, unknown = parser.parse_args_into_dataclasses(saved + words, return_remaining_strings=True)
+    *parsed, _, unknown = parser.parse_args_into_dataclasses(
+        saved + words, return_remaining_strings=True, look_for_args_file=False
+    )
     if unknown:
         flag = unknown[0].partition("=")[0]
         raise ConfigError(f"unknown argument {flag!r}{_did_you_mean(flag.lstrip('-'), known)}")

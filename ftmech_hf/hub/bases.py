@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,15 @@ from ftmech_hf.models.identity import ADAPTER, may_be_on_the_hub
 from ftmech_hf.runs import write_json
 
 
-def hub_name(value: Any) -> str | None:
-    """The ``USER/NAME`` that a setting names on the Hub, without a revision or a config; None if it names a place."""
+def hub_name(value: Any, places: Collection[str] = ()) -> str | None:
+    """The ``USER/NAME`` that a setting names on the Hub, without a revision or a config; None if it names a place.
+
+    Args:
+        value: of the setting.
+        places: what it said that were places when the run was made.
+    """
     name = re.split("[@:]", value)[0] if isinstance(value, str) else ""
-    if name.count("/") != 1 or not may_be_on_the_hub(name) or Path(str(value)).exists():
+    if name.count("/") != 1 or value in places or not may_be_on_the_hub(name) or Path(str(value)).exists():
         return None
     try:
         check_repo_id("model", name)

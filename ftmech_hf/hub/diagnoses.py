@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.hub.contents import rewrite_file
-from ftmech_hf.hub.names import published_names
+from ftmech_hf.hub.names import redaction_of
 from ftmech_hf.hub.publications import find_publication, publication_of
 from ftmech_hf.hub.redaction import Redaction
 from ftmech_hf.jobs.card import Diagnosis, in_markdown
@@ -45,8 +45,7 @@ def diagnoses_of(
         # what the model was trained from is the diagnosis' base only where both are one model
         is_base = role == "finetuned" and analysis.inputs.get("base") == base
         models = {"base": repositories["base"]} if is_base and "base" in repositories else {}
-        names = published_names(analysis, where or f"run-{analysis.hash}", {**models, role: repositories["own"]})
-        redaction = Redaction(names)
+        redaction = redaction_of(analysis, where or f"run-{analysis.hash}", {**models, role: repositories["own"]})
         page = None
         if analysis.has(PAGE):
             page = f"diagnosis-{analysis.hash}.html"

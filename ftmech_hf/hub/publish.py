@@ -122,11 +122,10 @@ def publish(config: PublishConfig, *, target: Target | None = None) -> dict[str,
         target.open(private=config.private)
         if config.base_model is not None and "model" in run.inputs:
             _check_base(config, run.inputs["model"], target.api)
-        if not config.force:
-            target.check_same(run.kind, run.hash)
+        same = not config.force and target.check_same(run.kind, run.hash)
         message = f"{run.kind} {run.hash}"
         pushed = {name: target.push(tree, message=message, revision=name) for name, tree in trees.items()}
-        if config.force and repo_kind(run) == "model":
+        if not same and repo_kind(run) == "model":  # of another run, whose push was perhaps never through
             target.forget(pushed)
         if config.collection is not None:
             target.collect(config.collection, private=config.private)

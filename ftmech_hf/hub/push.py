@@ -121,8 +121,8 @@ class Target:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def check_same(self, kind: str, run_hash: str) -> None:
-        """Make sure that a push would not overwrite anything but an earlier push of the same run.
+    def check_same(self, kind: str, run_hash: str) -> bool:
+        """Make sure that a push would not overwrite anything but an earlier push of the same run; whether there is one.
 
         A push of ``main`` follows what was found here: if somebody else is faster, it fails.
 
@@ -131,7 +131,7 @@ class Target:
         """
         there = self.identity()
         if there is None or (there.get("kind") == kind and there.get("hash") == run_hash):
-            return
+            return there is not None
         what = f"a {there['kind']} with config hash {there.get('hash')}" if "kind" in there else "something else"
         raise ValueError(
             f"repo_id: {self.repo_id} holds {what}, and this is a {kind} with config hash {run_hash}; "

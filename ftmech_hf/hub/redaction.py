@@ -88,9 +88,11 @@ class Redaction:
 
     Args:
         names: a place as it is spelled somewhere -> what to publish instead.
+        words: setting -> a place that it has and that may be any word elsewhere -> what to publish instead.
     """
 
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, names: Mapping[str, str], words: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        self._words = words or {}
         self._names = {place.rstrip("/\\"): name for place, name in names.items() if place.rstrip("/\\.")}
         paths = {place: name for place, name in self._names.items() if re.search(r"[/\\]", place)}
         self._written = {
@@ -120,9 +122,12 @@ class Redaction:
         """
         return (self._any if anywhere else self._known).sub(self._replace, text)
 
-    def setting(self, value: str) -> str:
-        """The value of a setting; where it is a place, it may look like any other word."""
-        if (place := value.rstrip("/")) in self._names:
+    def setting(self, value: str, name: str = "") -> str:
+        """The value of a setting of some name; where it is a place, it may look like any other word."""
+        place = value.rstrip("/")
+        if (published := self._words.get(name, {}).get(place)) is not None:
+            return published
+        if place in self._names:
             return self._names[place]
         if is_place(value) and not value.startswith("recipes/"):
             changed = self.text(value)
@@ -137,8 +142,13 @@ class Redaction:
             words = shlex.split(line)
         except ValueError:  # an apostrophe of such a run
             words = line.split(" ")
-        arguments = [word.rpartition("=") for word in words]
-        return shlex.join(f"{name}{equals}{self.setting(value)}" for name, equals, value in arguments)
+        setting, published = "", []
+        for word in words:
+            if word.startswith("--"):
+                setting = word[2:].partition("=")[0].replace("-", "_")
+            name, equals, value = word.rpartition("=")
+            published.append(f"{name}{equals}{self.setting(value, setting)}")
+        return shlex.join(published)
 
     def folder(self, folder: Path, *, rows: bool = False) -> None:
         """Take places out of all files of a folder.

@@ -19,7 +19,7 @@ from ftmech_hf.hub.bases import base_revision, hub_name, made_of, name_base
 from ftmech_hf.hub.copying import INHERITANCE, copy_run
 from ftmech_hf.hub.diagnoses import diagnoses_of
 from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, split_analyses, state_findings
-from ftmech_hf.hub.names import publish_config, published_names
+from ftmech_hf.hub.names import publish_config, redaction_of
 from ftmech_hf.hub.publications import publication_of
 from ftmech_hf.hub.redaction import Redaction, check_no_secrets
 from ftmech_hf.jobs.card import Published, check_card, library_of, license_of, render_card, write_model_card
@@ -127,7 +127,8 @@ def save(run: FinishedRun | Path, folder: Path, repo_id: str, origin: Origin | N
 
 def _named_by(run: FinishedRun, origin: Origin) -> Origin:
     """What is known of where a run came from, with what its own settings name on the Hub."""
-    base, rows = (hub_name(run.config.get(name)) for name in ("model", "dataset"))
+    places = run.env.get("places", {})
+    base, rows = (hub_name(run.config.get(name), places.get(name, ())) for name in ("model", "dataset"))
     if origin.base_model is None and base is not None and "model" in run.inputs:
         origin = dataclasses.replace(origin, base_model=base)
     if not origin.datasets and rows is not None:
@@ -139,7 +140,7 @@ def _write_revisions(run: FinishedRun, folder: Path, repo_id: str, origin: Origi
     """Write every revision's folder; returns their names."""
     names, publication = [], publication_of(run)
     repositories = {**({"model": origin.base_model} if origin.base_model else {}), **origin.models}
-    redaction = Redaction(published_names(run, repo_id, repositories))
+    redaction = redaction_of(run, repo_id, repositories)
     if publication.holds == "model":
         steps = sorted(
             int(path.name.removeprefix("step-")) for path in snapshot_folder(run.path, 0).parent.glob("step-*")

@@ -27,6 +27,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
+from ftmech_hf.models.file_states import FileStates, check_unchanged, file_states
 from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, Dtype, check_vocabulary, find_device, load_model, random_twin
 from ftmech_hf.models.naming import said_of, setting_of
@@ -182,16 +183,19 @@ def prepared_job(
         the run, and what gives what was made.
 
     Raises:
-        ValueError: a file changed while it was read for that; or as :func:`job`.
+        ValueError: a file or a model changed while it was read for that; or as :func:`job`.
     """
     prepared = functools.cache(prepare)
+    before: dict[str, FileStates] = {}
     if config.fresh or not is_finished(Path(config.output_dir)):
         read = read_inputs(config, *settings)
+        before = {name: file_states(folder) for name, folder in (models or {}).items()}
         prepared()
         if changed := dict(read_inputs(config, *settings).items() - read.items()):
             raise ValueError(f"{min(changed)}: it changed while it was read; try again when nothing writes it")
         inputs = {**read, **(inputs or {})}  # what lies there later is another
     with job(kind, config, *settings, models=models, inputs=inputs, vocabulary=vocabulary) as run:
+        check_unchanged({name: (models or {})[name] for name in before}, before)
         yield run, prepared
 
 

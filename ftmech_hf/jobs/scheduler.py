@@ -189,8 +189,13 @@ class LocalPool:
         )
 
     def submit(self, cell: Cell) -> Future[Any]:
-        """Start a cell in a free worker."""
-        return self._executor.submit(_run_in_worker, cell)
+        """Start a cell in a free worker; if one died since the last result, the future says so as others will."""
+        try:
+            return self._executor.submit(_run_in_worker, cell)
+        except BrokenProcessPool as error:
+            future: Future[Any] = Future()
+            future.set_exception(error)
+            return future
 
     def died(self, error: BaseException) -> bool:
         """Whether a worker died, for want of memory perhaps, and took the others with it; if so, start new ones.

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ftmech_hf.config import Settings, tell
 from ftmech_hf.jobs.trained_model import note_bytes, note_floors, save_finished, save_snapshot
 from ftmech_hf.models.tokenization import task_tokenizer
-from ftmech_hf.runs import RunDir, check_disk_space, noted, working_folder
+from ftmech_hf.runs import RunDir, bytes_in, check_disk_space, is_finished, noted, working_folder
 from ftmech_hf.tasks import RowStream, Task
 from ftmech_hf.training.inheritance import (
     Inheritance,
@@ -112,7 +112,9 @@ class Stage:
         if accelerator.distributed_type == DistributedType.FSDP:
             self._check_sharded()
         left = inherited_bytes(model, stream, train, self.earlier, train.steps * train.batch_size)
-        check_disk_space(path, bytes_on_disk(model, len(train.snapshots), self._has_adapter) + left)
+        if fresh or not is_finished(path):
+            needed = bytes_on_disk(model, len(train.snapshots), self._has_adapter) + left
+            check_disk_space(path, needed - (0 if fresh else bytes_in(working_folder(path))))
         is_main = accelerator.is_main_process
         opened = RunDir.open(path, self.name, settings, inputs=inputs, fresh=fresh, is_main=is_main)
         with contextlib.closing(opened) as run:
@@ -191,7 +193,7 @@ def _dry_run_folder(path: Path) -> Path:
     folder = path.with_name(path.name + "-dry-run")
     for place in (folder, working_folder(folder)):
         config = place / "config.yaml"
-        if config.is_file() and yaml.safe_load(config.read_text(encoding="utf-8")).get("max_steps") is None:
+        if config.is_file() and (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("max_steps") is None:
             raise ValueError(f"output_dir: {path}, but {place}, the place of its dry run, holds a run that is none")
     return folder
 

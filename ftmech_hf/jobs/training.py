@@ -15,6 +15,7 @@ from ftmech_hf.jobs.stage import Stage
 from ftmech_hf.jobs.training_checks import check_finetuning, check_pretraining
 from ftmech_hf.jobs.training_places import FinetuneConfig, PretrainConfig
 from ftmech_hf.models.configs import model_positions, model_vocabulary
+from ftmech_hf.models.file_states import check_unchanged, file_states
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import check_vocabulary, load_model, load_tokenizer
 from ftmech_hf.models.presets import build_model
@@ -95,16 +96,16 @@ def finetune(
     """
     check_environment(train.gradient_accumulation_steps)
     adapter, objective = adapter or AdapterConfig(), objective or OBJECTIVES[train.objective]()
-    inputs: dict[str, str] = {"model": model_hash(config.start)}
+    read = {"model": config.start, **({"anchor_model": config.anchor_model} if config.anchor_model else {})}
+    before = {name: file_states(each) for name, each in read.items()}
+    inputs = {name: model_hash(each) for name, each in read.items()}
     settings = to_dict(config, task, train, adapter, objective)
     rows, tokenizer = _rows_for(config, task)  # before the weights are read
     check_finetuning(config, rows, train, adapter, objective, config.start, model_positions(config.start))
-    anchor = None
-    if config.anchor_model is not None:
-        inputs["anchor_model"] = model_hash(config.anchor_model)
-        anchor = load_model(config.anchor_model, device="cpu")
+    anchor = load_model(config.anchor_model, device="cpu") if config.anchor_model else None
     earlier = load_inheritance(config.start, train)
     model = load_model(config.start, device="cpu")
+    check_unchanged(read, before)
     model = add_adapter(model, adapter, base=config.start, seed=train.seed)
     if adapter.adapter != "none" and (share := experts_left_out(model)):
         tell(f"adapter: {adapter.adapter} leaves out the experts, {share:.0%} of the weights, which stay as they are")

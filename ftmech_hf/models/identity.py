@@ -22,8 +22,9 @@ ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 _CONFIGS = ("config.json", "generation_config.json", ADAPTER, "tokenizer_config.json")
 _ENCODER = ("modules.json", "sentence_bert_config.json")
-_TOKENIZER = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json",
-              "chat_template*")  # fmt: skip
+_TOKENIZER = ("tokenizer*", "*.model", "*vocab*", "merges*", "special_tokens_map.json", "added_tokens.json",
+              "chat_template*", "additional_chat_templates/*", "tekken*", "*.codes", "dict.txt", "*.tokenizer",
+              "*.tiktoken", "*.spm", "byte_maps.json", "emoji.json", "normalizer.json", "word_*.json")  # fmt: skip
 # What says where a model came from, or who wrote it down, and not what it is.
 _PROVENANCE = frozenset((
     "_name_or_path", "name_or_path", "base_model_name_or_path", "revision", "_commit_hash", "transformers_version",
@@ -113,7 +114,7 @@ def model_hash(name: str, *, base: str | None = None, onto: str | None = None) -
         if onto is not None and (folder / ADAPTER).is_file():
             find_base(folder, base, onto)  # refuses another one
         return run_model(folder)
-    parts = {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)}
+    parts = {path.relative_to(folder).as_posix(): _digest(path) for path in model_files(folder)}
     if (folder / ADAPTER).is_file():
         below = find_base(folder, base, onto)
         parts["base"] = f"{(found := model_hash(below, base=base or onto))} {found.content}"
@@ -256,7 +257,7 @@ def _matching_base(adapter: Path, expected: Identity, places: Sequence[str]) -> 
     raise ValueError(f"model: the adapter {adapter} was trained on {expected}, but {place} is {other}")
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def model_files(folder: Path) -> Iterator[Path]:
     """What a result can depend on: all weights at the top and those that an index names, configs, tokenizer.
 
     Of an encoder in the layout of sentence-transformers also how it pools and where it cuts texts.

@@ -31,8 +31,7 @@ BY_ROW = {"POLY": "for every row's task", "XLORA": "for every row, by what a cla
 EMBEDDED, KEYS = ("PROMPT_TUNING", "P_TUNING"), ("PREFIX_TUNING", "CARTRIDGE")
 """Kinds that put embeddings in front of rows, and kinds that put keys and values there."""
 _PREFIX = "base_model.model."
-_OF_THE_MACHINE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
-"""What goes wrong with it says nothing of the files that were read."""
+_OF_THE_MACHINE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)  # which says nothing of any file
 
 
 @contextlib.contextmanager
@@ -186,9 +185,9 @@ def _merge(adapted: Any, called: str) -> PreTrainedModel:
         warnings.simplefilter("ignore")
         try:
             merged: PreTrainedModel = adapted.merge_and_unload()
-        except _OF_THE_MACHINE:
-            raise
         except (AttributeError, ValueError, RuntimeError) as error:
+            if isinstance(error, _OF_THE_MACHINE):
+                raise
             kind = _kind_of(next(iter(adapted.peft_config.values())))
             raise ValueError(
                 f"{called} is a {kind} adapter, which cannot be merged into its base "

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pandas as pd
 
-from ftmech_hf.runs import FinishedRun, RunDir
+from ftmech_hf.config import tell
+from ftmech_hf.runs import FinishedRun, RunDir, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,10 +179,19 @@ def panel(draw: Callable[[Axes], None]) -> Figure:
 
 
 @styled
-def save_beside(figure: Figure, run: RunDir, suffix: str = "") -> Path:
-    """Save a picture beside a finished run, whose folder stays as its manifest says."""
+def save_beside(figure: Figure, run: RunDir, suffix: str = "") -> Path | None:
+    """Save a picture beside a finished run, whose folder stays as its manifest says.
+
+    Returns:
+        where it is; None where nothing can be written, which is said and is no reason not to show a run that is there.
+    """
     path = run.path.with_name(f"{run.path.name}{suffix}.png")
-    figure.savefig(path, dpi=110)
+    try:
+        with replacing(path) as working:
+            figure.savefig(working, format="png", dpi=110)
+    except OSError as error:
+        tell(f"{path} cannot be written: {error.strerror or error}")
+        return None
     return path
 
 

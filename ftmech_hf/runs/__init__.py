@@ -2,6 +2,7 @@
 
 from ftmech_hf.runs.environment import code_version, count_cores, cpu_seconds, describe_versions, environment
 from ftmech_hf.runs.files import (
+    bytes_in,
     check_disk_space,
     copy_file,
     copy_folder,
@@ -24,10 +25,10 @@ from ftmech_hf.runs.folders import (
     refuse_files,
     working_folder,
 )
-from ftmech_hf.runs.inputs import Identity, InputsChanged, changed_inputs, hash_files
+from ftmech_hf.runs.inputs import Identity, InputsChanged, changed_inputs, hash_files, run_identity
 from ftmech_hf.runs.lock import FolderInUse, FolderLock
 from ftmech_hf.runs.metrics import read_metrics
-from ftmech_hf.runs.run_dir import RunDir, noted, refuse_other_run, run_identity
+from ftmech_hf.runs.run_dir import RunDir, noted, refuse_other_run
 
 __all__ = [
     "CHECKPOINTS",
@@ -39,6 +40,7 @@ __all__ = [
     "InputsChanged",
     "RunDir",
     "accuracy_of",
+    "bytes_in",
     "changed_inputs",
     "check_disk_space",
     "code_version",

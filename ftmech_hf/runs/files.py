@@ -106,6 +106,11 @@ def check_disk_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def bytes_in(folder: Path) -> int:
+    """How much the files of a folder take, which need not exist."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 _WRITE_FAILED = re.compile(r"os error \d+|I/O ?error|StreamWriter|unexpected pos|file write failed", re.IGNORECASE)
 """How safetensors, tokenizers and torch say that the disk did not take what they wrote, in exceptions of no errno."""
 

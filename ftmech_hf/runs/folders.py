@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,11 +56,11 @@ def commit_folder(working: Path, final: Path, *, leave_out: str = "") -> None:
 def _is_committed(folder: Path) -> bool:
     """Whether a folder has a manifest of ours: many programs have a file of that name.
 
-    One of ours that is damaged stands beside the ``env.json`` of a run.
+    One of ours that is damaged stands beside the ``env.json`` of a run, which others have as well.
     """
     if not (folder / MANIFEST).is_file():
         return False
-    return (folder / "env.json").is_file() or _read_manifest(folder) is not None
+    return folder_hash(folder) is not None or _read_manifest(folder) is not None
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -262,10 +262,20 @@ def refuse_foreign(path: Path, *, held: bool = False) -> None:
         raise ValueError(f"output_dir: {path} exists and is no run of ours; choose another folder")
 
 
-def refuse_to_replace(path: Path, inputs: Mapping[str, str]) -> None:
-    """Refuse to make a run anew where what it is made from lies, of which nothing would be left."""
-    own = folder_hash(path) if is_finished(path) else None
-    if own and (read := [name for name, each in inputs.items() if each == own]):
+def refuse_to_replace(path: Path, inputs: Mapping[str, str], places: Iterable[str | Path] = ()) -> None:
+    """Refuse to make a run anew where what it is made from lies, of which nothing would be left.
+
+    Args:
+        path: the run's folder.
+        inputs: label -> what the run starts from; a snapshot is a part of its run.
+        places: files and folders that it reads.
+    """
+    if not is_finished(path):
+        return
+    own, folder = folder_hash(path), path.resolve()
+    read = [name for name, each in inputs.items() if own and str(each).partition("-step-")[0] == own]
+    read += [str(place) for place in places if folder in (Path(place).resolve(), *Path(place).resolve().parents)]
+    if read:
         raise ValueError(
             f"output_dir: {path} is what this run reads ({read[0]}) and would be replaced, expected another folder"
         )

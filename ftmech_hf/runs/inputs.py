@@ -6,6 +6,7 @@ It is kept in ``env.json`` and compared when the run is found again: other input
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 from ftmech_hf.config.files import ConfigError
-from ftmech_hf.config.settings import RUNS_OWN, Settings
+from ftmech_hf.config.settings import RUNS_OWN, Settings, config_hash
 from ftmech_hf.runs.files import file_sha256
 
 
@@ -44,6 +45,41 @@ class Identity(str):
     def differs(self, other: Identity) -> bool:
         """Whether these cannot be the same: another name, or other bytes where both are known."""
         return self != other or bool(self.content and other.content and self.content != other.content)
+
+
+def read_places(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Setting -> files and folders of this machine that it says a run reads, as they are spelled there.
+
+    A setting may have several, ``name=folder`` entries among them, and a data set the name of its config behind a
+    colon. Whether a name is a place is only known while it is there, so that it is noted when a run begins.
+    """
+    found: dict[str, list[str]] = {}
+    for name in sorted(config.reads if isinstance(config, Settings) else ()):
+        values = config[name] if isinstance(config[name], list | tuple) else [config[name]]
+        places = [_behind_name(value) for value in values if isinstance(value, str) and value]
+        if there := [place for place in places if place_of(place) is not None]:
+            found[name] = there
+    return found
+
+
+def place_of(value: str) -> Path | None:
+    """The file or folder that a setting names, which may have the name of a data set's config behind it."""
+    for text in (value, value.rpartition(":")[0]):
+        with contextlib.suppress(OSError, ValueError):  # what is no place at all may be too long, or hold anything
+            if text and Path(text).expanduser().exists():
+                return Path(text).expanduser()
+    return None
+
+
+def _behind_name(value: str) -> str:
+    name, equals, place = value.partition("=")
+    return place if equals and "/" not in name else value
+
+
+def run_identity(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """The hash of what a run computes: its kind, its settings without places, and the hashes of its inputs."""
+    named = {"run:kind": kind, **{f"input:{name}": value for name, value in inputs.items()}}
+    return config_hash(config | named if isinstance(config, Settings) else {**config, **named})
 
 
 class InputsChanged(ValueError):

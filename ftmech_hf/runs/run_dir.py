@@ -10,6 +10,7 @@ Layout: ``config.yaml`` (usable as ``--config`` again), ``env.json`` (versions, 
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ import pandas as pd
 import yaml
 
 from ftmech_hf.config.notices import tell
-from ftmech_hf.config.settings import Settings, config_hash
+from ftmech_hf.config.settings import Settings
 from ftmech_hf.runs.environment import (
     code_version,
     cpu_seconds,
@@ -45,16 +46,19 @@ from ftmech_hf.runs.folders import (
     working_folder,
     write_manifest,
 )
-from ftmech_hf.runs.inputs import InputsChanged, changed_inputs, check_inputs_named, contents, refuse_another
+from ftmech_hf.runs.inputs import (
+    InputsChanged,
+    changed_inputs,
+    check_inputs_named,
+    contents,
+    place_of,
+    read_places,
+    refuse_another,
+    run_identity,
+)
 from ftmech_hf.runs.lock import FolderInUse, FolderLock
 from ftmech_hf.runs.metrics import FILE as METRICS
 from ftmech_hf.runs.metrics import log_line, read_metrics
-
-
-def run_identity(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The hash of what a run computes: its kind, its settings without places, and the hashes of its inputs."""
-    named = {"run:kind": kind, **{f"input:{name}": value for name, value in inputs.items()}}
-    return config_hash(config | named if isinstance(config, Settings) else {**config, **named})
 
 
 def refuse_other_run(path: str | Path, kind: str, config: Settings, inputs: Mapping[str, str]) -> None:
@@ -131,7 +135,8 @@ class RunDir:
             return run
         refuse_foreign(path)
         if fresh:
-            refuse_to_replace(path, inputs)
+            read = itertools.chain.from_iterable(read_places(settings).values())
+            refuse_to_replace(path, inputs, filter(None, map(place_of, read)))
         # Nothing is locked to find a finished run: it may lie where nobody can write, and many may look at once.
         run.finished = not fresh and is_finished(path) and not run._is_replacing()
         try:
@@ -182,7 +187,8 @@ class RunDir:
 
         def write(folder: Path) -> None:
             write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-            facts = {"kind": kind, "hash": self.hash, "inputs": inputs, "contents": contents(inputs), **self._present()}
+            facts = {"kind": kind, "hash": self.hash, "inputs": inputs, "contents": contents(inputs),
+                     "places": read_places(self.config), **self._present()}  # fmt: skip
             write_json(folder / "env.json", facts)
 
         begin(self.path, write)

@@ -7,6 +7,7 @@ import importlib
 import json
 import pkgutil
 import re
+import sys
 import tempfile
 import warnings
 from dataclasses import dataclass, field
@@ -176,6 +177,8 @@ def test_bad_flags_are_named(argv: list[str], message: str) -> None:
         ("steps: {a: 1}", "steps: expected a value or a list, found a mapping"),
         ("- steps", "must hold 'key: value' lines, found list"),
         ("steps: [", "is not valid YAML"),
+        ("steps: !!timestamp 3", "is not valid YAML"),
+        ("steps: !!int x", "is not valid YAML"),
         ("config: other.yaml", "unknown key 'config'"),
         ("scale: 1", "scale: 1 in .*bad.yaml, expected one of nano, micro, paper"),
         ("scale: true", "scale: "),
@@ -387,6 +390,17 @@ def test_no_and_nothing_are_said_where_they_stand_in_a_file(tmp_path: Path) -> N
     argv = ["--config", str(tmp_path / "x.yaml")]
     found = [peek_setting(name, default="unsaid", argv=argv) for name in ("animals_apart", "null_steps", "texts", "x")]
     assert found == ["False", "0", "unsaid", "unsaid"]
+
+
+@pytest.mark.parametrize("script", ["", "recipe.py"])
+def test_no_other_file_is_read_than_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """An interpreter that one types into has no script; and a script may lie beside anything."""
+    (tmp_path / "recipe.args").write_text("--steps 7")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script])
+    assert parse("--lr", "0.5") == parse("--lr", "0.5", "--steps", str(Example().steps))
 
 
 def test_a_config_that_is_empty_is_no_config() -> None:

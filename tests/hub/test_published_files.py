@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard
 
-from ftmech_hf.config import Notice
+from ftmech_hf.config import Notice, to_dict
 from ftmech_hf.downloads import pull
 from ftmech_hf.hub import HubConfig, Origin, PublishConfig, Target, plan_push, publish, save
 from ftmech_hf.hub.bases import hub_name, made_of
 from ftmech_hf.hub.findings import find_analyses
 from ftmech_hf.jobs.card import library_of, license_of
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
-from ftmech_hf.runs import MANIFEST, FinishedRun
+from ftmech_hf.runs import MANIFEST, FinishedRun, RunDir, write_json
 from ftmech_hf.runs.folders import write_manifest
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
@@ -237,6 +240,58 @@ def test_what_replaces_a_run_takes_its_snapshots_away_and_nothing_else_does(
     assert set(branches) == {"main", "step-2", "step-4", "mine"}
     push(api, runs / "tuned", "base", force=True)
     assert set(branches) == {"main", "mine"}
+
+
+def test_snapshots_of_a_push_that_was_never_through_do_not_stay_beside_another_run(
+    runs: Path, hub: HubServer, api: HfApi
+) -> None:
+    hub.faults = [Fault("POST", "/commit/main", "error", times=99, status=503)]
+    with pytest.raises(OSError, match="503"):
+        push(api, runs / "base", "base")
+    hub.faults = []
+    branches = hub.repos["model", f"{USER}/base"].branches
+    assert set(branches) >= {"step-2", "step-4"}
+    push(api, runs / "tuned", "base")
+    assert set(branches) == {"main"}
+
+
+@dataclass
+class Reading:
+    """Settings of what reads a data set and a model."""
+
+    dataset: str = field(metadata={"place": "input"})
+    model: str = field(metadata={"place": "input"})
+    split: str
+
+
+@pytest.mark.parametrize("name", ["notes.jsonl", "clinic/notes.jsonl", "clinic"])
+def test_what_a_run_read_here_is_named_nowhere_wherever_it_is_published_from(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder may look like a repository, and a file like any word; only while it is there it can be told."""
+    here = tmp_path / "project"
+    (here / "clinic").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    path = Path(name) / "rows.jsonl" if name == "clinic" else Path(name)
+    path.write_text('{"prompt": "a", "answer": "b"}\n' * 3)
+    settings = Reading(dataset=name, model="clinic/base", split="clinic")
+    monkeypatch.setattr(sys, "argv", ["probe.py", "--dataset", name, "--model", "clinic/base", "--split", "clinic"])
+    Path("clinic/base").mkdir()
+    run = RunDir.open("run", "prune", to_dict(settings), inputs={"model": "0" * 12, "dataset": "1" * 12})
+    write_json(run.working / "summary.json", {})
+    pd.DataFrame({"a": [1]}).to_parquet(run.working / "table.parquet")
+    run.finish()
+    monkeypatch.chdir(tmp_path)
+    tree = save(FinishedRun(here / "run"), tmp_path / "out", f"{USER}/x", Origin(analyses=()))["main"]
+    config = yaml.safe_load((tree / "config.yaml").read_text())
+    assert (config["dataset"], config["model"], config["split"]) == (f"run-{'1' * 12}", f"run-{'0' * 12}", "clinic")
+    command = json.loads((tree / "env.json").read_text())["command"]
+    assert command.endswith(f"--dataset run-{'1' * 12} --model run-{'0' * 12} --split clinic")
+    for file in (each for each in tree.rglob("*") if each.is_file()):
+        text = file.read_bytes()
+        assert b"notes.jsonl" not in text
+        assert b"clinic/base" not in text, file
+    assert "datasets" not in ModelCard.load(tree / "README.md").data.to_dict()
 
 
 def test_of_two_who_publish_at_once_the_second_is_told(runs: Path, hub: HubServer, api: HfApi) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,24 @@ def test_a_worker_that_dies_is_reported_and_stops_no_other(tmp_path: Path) -> No
     assert sorted(outcome.results) == ["a", "b", "c", "d"]
     assert list(outcome.failed) == ["dead"]
     assert outcome.not_begun == ["late"]
+
+
+def test_a_death_that_is_only_seen_when_the_next_cell_is_begun_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Any] = []
+
+    def submit(executor: ProcessPoolExecutor, *given: Any) -> Any:
+        begun.append(given)
+        if len(begun) == 2:
+            raise BrokenProcessPool("a worker died")
+        return kept(executor, *given)
+
+    kept = ProcessPoolExecutor.submit
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    outcome = run_cells([record(tmp_path, name) for name in "abc"], workers=1)
+    assert (sorted(outcome.results), outcome.failed) == (["a", "b", "c"], {})
+    assert len(begun) == 4
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ftmech_hf.jobs import stage
+from ftmech_hf.jobs import stage, training
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import load_model
@@ -113,6 +114,57 @@ def test_the_disk_must_take_whole_models_also_where_little_of_them_is_trained(
     assert len(sizes) == 3
     assert (min(sizes) > everything) == whole
     assert asked == [9 * trained + 3 * (everything if whole else trained)]
+
+
+def test_a_run_needs_no_more_of_the_disk_than_it_has_not_written_yet(
+    tmp_path: Path, task: PcfgConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    free = [usage.free]
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=free[0]))
+    with pytest.raises(Killed):
+        base(tmp_path / "base", task, stop_at=6)
+    written = sum(path.stat().st_size for path in (tmp_path / "base.partial").rglob("*") if path.is_file())
+    asked: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "check_disk_space", lambda path, needed: asked.append(needed))
+        with pytest.raises(Killed):
+            base(tmp_path / "base", task, stop_at=7)
+    assert written > 10_000
+    free[0] = asked[0] - 1
+    with pytest.raises(ValueError, match=r"^output_dir: .*base needs about .* are free"):
+        base(tmp_path / "base", task)
+    free[0] = asked[0]
+    base(tmp_path / "base", task)
+    free[0] = 0
+    assert base(tmp_path / "base", task).finished, "it is there, and nothing is written"
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "check_disk_space", lambda path, needed: asked.append(needed))
+        base(tmp_path / "other", task)
+    assert asked[-1] == asked[0] + written
+
+
+@pytest.mark.parametrize("replaced", ["model", "anchor_model"])
+def test_a_model_that_is_made_again_while_it_is_read_is_refused(
+    tmp_path: Path, task: PcfgConfig, monkeypatch: pytest.MonkeyPatch, replaced: str
+) -> None:
+    """Its hash would be that of the old weights, and what is trained the new ones."""
+    places = {name: str(base(tmp_path / name, task).path) for name in ("model", "anchor_model")}
+    config = FinetuneConfig(**places, output_dir=str(tmp_path / "tuned"))
+
+    def rows_for(*given: Any) -> Any:
+        for path in Path(places[replaced]).glob("*.safetensors"):
+            shutil.copyfile(path, path.with_suffix(".new"))
+            path.with_suffix(".new").replace(path)
+        return kept(*given)
+
+    kept = training._rows_for
+    train = TrainConfig(steps=2, **TRAIN, ldifs=1.0)
+    monkeypatch.setattr(training, "_rows_for", rows_for)
+    with pytest.raises(ValueError, match=rf"^{replaced}: .*{replaced} changed while it was read; try again when"):
+        finetune(config, task, train)
+    monkeypatch.undo()
+    finetune(config, task, train)
 
 
 def test_a_dry_run_does_not_touch_the_run_it_is_for(tmp_path: Path, task: PcfgConfig) -> None:

@@ -85,6 +85,19 @@ def test_each_file_that_results_depend_on_makes_another_model(tmp_path: Path, ch
     assert model_hash(str(folder)) != before
 
 
+@pytest.mark.parametrize("name", [
+    "tekken.json", "bpe.codes", "dict.txt", "source.spm", "qwen.tiktoken", "entity_vocab.json", "vocab.json",
+    "prophetnet.tokenizer", "spiece.model", "merges.txt", "additional_chat_templates/tools.jinja",
+])  # fmt: skip
+def test_every_file_that_a_tokenizer_can_be_read_from_is_a_part_of_what_a_model_is(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / "model") / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("one")
+    before = model_hash(str(tmp_path / "model"))
+    path.write_text("two")
+    assert model_hash(str(tmp_path / "model")) != before
+
+
 def test_shards_without_an_index_are_looked_at(tmp_path: Path) -> None:
     folder = save(tmp_path / "model", shards=True)
     (folder / "model.safetensors.index.json").unlink()

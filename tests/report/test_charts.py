@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from ftmech_hf.config import Notice
 from ftmech_hf.jobs.figures import _map_panels, draw_training
 from ftmech_hf.report.alt import describe_figure
-from ftmech_hf.report.charts import new_figure, whole_numbers
+from ftmech_hf.report.charts import new_figure, save_beside, whole_numbers
 from ftmech_hf.studies.continual.figures import draw_frontier
 from ftmech_hf.studies.retrieval import figures as retrieval_figures
 from ftmech_hf.studies.retrieval.inside import ANOTHER, NEEDED
 from ftmech_hf.studies.retrieval.inside_figures import draw_inside
 from ftmech_hf.studies.safety import figures as safety_figures
+
+
+def test_a_picture_beside_a_run_is_whole_or_the_one_before_and_no_reason_to_show_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, figure = cast(Any, SimpleNamespace(path=tmp_path / "run")), new_figure(1, 1)
+    path = save_beside(figure, run, "-mlp")
+    assert path == tmp_path / "run-mlp.png"
+    before = path.read_bytes()
+    assert before.startswith(b"\x89PNG")
+
+    def savefig(figure: object, place: Path, **given: object) -> None:
+        Path(place).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    with pytest.warns(Notice, match=r"run-mlp\.png cannot be written: No space left on device"):
+        assert save_beside(figure, run, "-mlp") is None
+    assert path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [path]
 
 
 @pytest.mark.parametrize("last", [0, 2, 30])

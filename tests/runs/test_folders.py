@@ -449,6 +449,9 @@ def test_a_folder_with_somebody_elses_manifest_does_not_give_way(tmp_path: Path,
     (folder / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match=r"^output_dir: .*app exists and is no run of ours; choose another folder"):
         RunDir.open(folder, "probe", {"seed": 0}, fresh=fresh)
+    (folder / "env.json").write_text('{"PORT": 80}')  # of the same app
+    with pytest.raises(ValueError, match=r"^output_dir: .*app exists and is no run of ours; choose another folder"):
+        RunDir.open(folder, "probe", {"seed": 0}, fresh=fresh)
     assert (folder / "thesis.txt").read_text() == "years of work"
     assert not is_finished(folder)
 

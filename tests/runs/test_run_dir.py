@@ -3,12 +3,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet
 import pytest
 
+from ftmech_hf.config import to_dict
 from ftmech_hf.config.settings import Settings
 from ftmech_hf.runs import (
     Identity,
@@ -223,6 +225,48 @@ def test_what_a_run_is_made_from_is_not_replaced_by_it(tmp_path: Path) -> None:
         RunDir.open(tmp_path / "base", "finetune", CONFIG, inputs={"model": base.hash}, fresh=True)
     assert json.loads((tmp_path / "base" / "env.json").read_text())["hash"] == base.hash
     RunDir.open(tmp_path / "base", "finetune", CONFIG, inputs={"model": "another"}, fresh=True).close()
+
+
+@dataclass
+class Reading:
+    """Settings of what reads a file or a folder."""
+
+    output_dir: str = field(default="", metadata={"place": "output"})
+    dataset: str = field(default="", metadata={"place": "input"})
+    models: list[str] = field(default_factory=list, metadata={"place": "input"})
+    split: str = "train"
+
+
+@pytest.mark.parametrize("how", ["snapshot", "data set", "with its config", "below", "named", "linked"])
+def test_nothing_that_a_run_reads_is_replaced_by_it_however_it_is_named(tmp_path: Path, how: str) -> None:
+    """A snapshot's hash has its step in it, and a data set is known by its bytes and not by the run that made it."""
+    made = make(tmp_path / "made")
+    (tmp_path / "link").symlink_to(made.path)
+    place = {
+        "snapshot": {}, "data set": {"dataset": str(made.path)}, "with its config": {"dataset": f"{made.path}:easy"},
+        "below": {"dataset": str(made.path / "config.yaml")}, "named": {"models": [f"tuned={made.path}/"]},
+        "linked": {"dataset": str(tmp_path / "link")},
+    }[how]  # fmt: skip
+    inputs = {"model": f"{made.hash}-step-5" if how == "snapshot" else "a", "dataset": "b", "tuned": "c"}
+    with pytest.raises(ValueError, match=r"^output_dir: .*made is what this run reads \(.*\) and would be replaced, "):
+        RunDir.open(made.path, "probe", to_dict(Reading(**place)), inputs=inputs, fresh=True)  # type: ignore[arg-type]
+    assert is_finished(made.path)
+    beside = Reading(dataset=str(make(tmp_path / "made-2").path), split=str(made.path))
+    inputs["model"] = "a"
+    RunDir.open(
+        made.path, "probe", to_dict(beside), inputs=inputs, fresh=True
+    ).close()  # no setting of theirs is a place that is read
+
+
+def test_which_settings_were_places_is_noted_when_a_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").touch()
+    Path("data").mkdir()
+    read = Reading(dataset="rows.jsonl", models=["base=data", "org/tuned", "x" * 5000], split="data")
+    inputs = dict.fromkeys(("dataset", "models/0", "models/1", "models/2"), "a")
+    run = RunDir.open("run", "probe", to_dict(read), inputs=inputs)
+    run.finish()
+    assert json.loads(Path("run/env.json").read_text())["places"] == {"dataset": ["rows.jsonl"], "models": ["data"]}
 
 
 def test_damage_is_found(tmp_path: Path) -> None:

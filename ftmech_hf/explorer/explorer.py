@@ -19,8 +19,8 @@ from ftmech_hf.explorer.edits import BASE, EDITED, FINETUNED, REVERSED, Edit, Ed
 from ftmech_hf.explorer.reading import Probes, ReadingResult, next_tokens, read_model, whole_row
 from ftmech_hf.jobs.beside import torch_threads
 from ftmech_hf.jobs.job import LoadingConfig
-from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.interpolation import check_same_shapes
+from ftmech_hf.models.prompt_learning import positions_of
 from ftmech_hf.tasks.text.continuations import begun, tokens_before
 
 SMALL = 10_000_000
@@ -151,7 +151,7 @@ class Explorer:
             token_ids = [self.tokenizer.bos_token_id]
         if not token_ids:
             raise ValueError("prompt: it is empty, and this tokenizer has no token that begins a text")
-        positions = config_positions(self._traced[BASE].model.config) or 2**31
+        positions = positions_of(self._traced[BASE].model) or 2**31
         room = max(1, min(self.config.prompt_tokens, positions - self.config.new_tokens))
         cut = max(0, len(token_ids) - room)
         # What begins every text stays: models look at it, and answer otherwise without it.

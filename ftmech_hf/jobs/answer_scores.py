@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.padding import padded_inputs
-from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.likeliest import check_numbers, likeliest
+from ftmech_hf.models.prompt_learning import positions_of
 from ftmech_hf.training.objectives import IGNORED
 
 Ends = Callable[[PreTrainedModel, AnswerRows], Tensor]
@@ -45,7 +45,7 @@ def answer_inputs(model: PreTrainedModel, rows: AnswerRows) -> dict[str, Any]:
     """
     token_ids, shown = rows.token_ids[:, :-2], None if rows.shown is None else rows.shown[:, :-2]
     longest = token_ids.shape[1] if shown is None else int(shown.sum(1).max())
-    room = config_positions(model.config)
+    room = positions_of(model)
     if room is not None and room < longest:
         raise ValueError(f"rows: {longest} tokens come before an answer's end, but the model has {room} positions")
     more = {} if shown is None else padded_inputs(model, shown.to(model.device))
@@ -166,7 +166,7 @@ def gives_answer(
 def tokens_after(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = BATCH) -> Tensor:
     """The most likely token after every prompt and answer, (B,), on the CPU; the row's end where no place is left."""
     found = rows.token_ids[:, -1].cpu().clone()
-    room = config_positions(model.config)
+    room = positions_of(model)
     tokens = torch.full_like(found, rows.token_ids.shape[1]) if rows.shown is None else rows.shown.sum(1).cpu()
     fits = tokens - 1 <= room if room is not None else torch.ones_like(found, dtype=torch.bool)
     places = fits.nonzero()[:, 0]
@@ -254,7 +254,7 @@ def prefers_answer(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int 
     rows = rows.first_tokens()
     order = torch.arange(len(rows)) if rows.shown is None else rows.shown.sum(1).argsort(stable=True).cpu()
     found = []
-    for part in rows[order].split(batch_size):
+    for part in rows[order].split(rows_at_once(rows.token_ids.shape[1], batch_size)):
         assert part.other is not None
         inputs = answer_inputs(model, part.without_empty_columns())
         logits = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float().cpu()

@@ -13,8 +13,8 @@ from transformers.cache_utils import DynamicLayer
 from ftmech_hf.activations.proofs import in_evaluation
 from ftmech_hf.activations.row_lengths import keeping_limit
 from ftmech_hf.jobs.padding import drawn_rows, hooks_aside, mask_and_positions, passes_over_padding
-from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.forward import forward_parameters
+from ftmech_hf.models.prompt_learning import positions_of
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.tolerance import logits_apart, tolerance_of
 
@@ -88,7 +88,7 @@ def _try_keeping(model: PreTrainedModel) -> bool:
     if "past_key_values" not in forward_parameters(model):
         return False
     limit = keeping_limit(model)
-    length = min(TRIED, config_positions(model.config) or TRIED, limit.tokens if limit else TRIED)
+    length = min(TRIED, positions_of(model) or TRIED, limit.tokens if limit else TRIED)
     if length < 2:  # nothing follows a text of one token
         return False
     last, kept = min(3, length - 1), torch.tensor([0, 2], device=model.device)

@@ -22,9 +22,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ftmech_hf.activations.proofs import run_settings
 from ftmech_hf.jobs.caching import keep_rows, make_cache, unread_inputs
 from ftmech_hf.jobs.padding import passes_over_padding
-from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.likeliest import check_numbers, likeliest
 from ftmech_hf.models.precision import float64_device
+from ftmech_hf.models.prompt_learning import positions_of
 from ftmech_hf.tasks.text.continuations import begun
 
 
@@ -165,7 +165,7 @@ def continue_rows(
             f"max_new_tokens: {max_new_tokens}, batch_size: {batch_size}, temperature: {temperature}, "
             "expected at least 1, 1 and 0"
         )
-    longest = config_positions(model.config) or 2**31
+    longest = positions_of(model) or 2**31
     for number, row in enumerate(rows):
         if len(row) >= longest:
             raise ValueError(f"prompts: number {number} has {len(row)} tokens, but the model has {longest} positions")

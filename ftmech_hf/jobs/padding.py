@@ -18,8 +18,8 @@ from ftmech_hf.activations.proofs import (
     text_config,
 )
 from ftmech_hf.activations.row_lengths import padding_limit
-from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.forward import forward_parameters
+from ftmech_hf.models.prompt_learning import positions_of
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.tolerance import logits_apart, tolerance_of
 from ftmech_hf.models.vocabulary import num_rows
@@ -65,7 +65,7 @@ def mask_and_positions(model: PreTrainedModel, shown: Tensor) -> dict[str, Tenso
 
 def _why_not(model: PreTrainedModel, length: int) -> str:
     """Why rows of so many tokens cannot be padded; empty if they can."""
-    if not isinstance(model, PreTrainedModel) or (config_positions(model.config) or 2) < 2:
+    if not isinstance(model, PreTrainedModel) or (positions_of(model) or 2) < 2:
         return ""
     if "attention_mask" not in forward_parameters(model):
         return "takes no attention_mask"
@@ -85,7 +85,7 @@ def drawn_rows(model: PreTrainedModel, rows: int, length: int) -> Tensor:
 def _try_padding(model: PreTrainedModel) -> str:
     """Compare what a model answers to rows alone and to the same rows when they are padded."""
     longest, limit = TRIED + FILLED, padding_limit(model)
-    room = min(config_positions(model.config) or longest, limit.tokens if limit else longest, longest)
+    room = min(positions_of(model) or longest, limit.tokens if limit else longest, longest)
     length = max(1, room - FILLED)
     logits = []
     with in_evaluation(model), hooks_aside(model), seeded(0):  # some models draw numbers even then

@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.answer_scores import BATCH
+from ftmech_hf.jobs.answer_scores import BATCH, rows_at_once
 from ftmech_hf.jobs.generation import up_to_end
 from ftmech_hf.jobs.padding import padded_inputs
-from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.likeliest import likeliest
+from ftmech_hf.models.prompt_learning import positions_of
 from ftmech_hf.tasks.text.encoding import special_ids
 
 MORE = 4
@@ -46,8 +46,9 @@ def write_greedily(
         ValueError: the model answers with nan or inf.
     """
     written: list[list[int]] = []
-    positions = config_positions(model.config)
-    for part in rows.split(batch_size):
+    positions = positions_of(model)
+    for several in rows.split(rows_at_once(rows.token_ids.shape[1] + tokens, batch_size)):
+        part = several.without_empty_columns()
         ids, shown = part.prompts()
         begins = ids.shape[1]
         shown = torch.ones_like(ids, dtype=torch.bool) if shown is None else shown

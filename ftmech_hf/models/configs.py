@@ -14,6 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ftmech_hf.models.identity import ADAPTER, ADAPTER_WEIGHTS, find_base, find_gguf, find_model
 from ftmech_hf.models.merging import loading_errors
 
+_BEHIND_PADDING = frozenset((
+    "camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+))  # fmt: skip
+
 
 def model_positions(name: str, *, base: str | None = None, onto: str | None = None) -> int | None:
     """How many tokens a model can be shown at once; None if nothing limits them. No weights are read."""
@@ -22,9 +26,15 @@ def model_positions(name: str, *, base: str | None = None, onto: str | None = No
 
 
 def config_positions(config: Any) -> int | None:
-    """The same of a model's config, which may be in memory."""
-    found = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
+    """The same of a model's config, which may be in memory.
+
+    RoBERTa and its kind count positions from the one behind padding's, and have so many less than their config says.
+    """
+    text = config.get_text_config()
+    found = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)  # as MPT calls it
+    if not isinstance(found, int) or found <= 0:
+        return None
+    return found - text.pad_token_id - 1 if text.model_type in _BEHIND_PADDING else found
 
 
 def model_vocabulary(name: str, *, base: str | None = None, onto: str | None = None) -> int:

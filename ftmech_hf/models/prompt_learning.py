@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.forward import forward_parameters
 from ftmech_hf.models.identity import ADAPTER, ADAPTER_WEIGHTS, find_base, find_gguf, find_model
 from ftmech_hf.models.loading import Dtype, load_model
@@ -134,6 +135,16 @@ def tokens_in_front(model: nn.Module) -> int:
     """How many positions of the stream are not a row's own."""
     front: _Front | None = getattr(model, _FRONT, None)
     return front.number if front is not None and front.in_stream and not front.off else 0
+
+
+def positions_of(model: PreTrainedModel) -> int | None:
+    """How many tokens of a row a model in memory can be shown; None if nothing limits them.
+
+    What is learned in front of a row takes positions, whether it is in the stream or in keys and values alone.
+    """
+    front: _Front | None = getattr(model, _FRONT, None)
+    found = config_positions(model.config)
+    return found if found is None or front is None or front.off else found - front.number
 
 
 @contextlib.contextmanager

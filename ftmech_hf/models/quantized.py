@@ -53,9 +53,14 @@ def packed_kind(weight: Tensor) -> str | None:
 
 
 def packed_weights(model: nn.Module) -> dict[str, str]:
-    """Name of every weight that is kept in fewer bits -> its kind."""
+    """Name of every weight that is kept in fewer bits -> its kind; some packages keep them as a buffer of a layer."""
     kinds = ((name, packed_kind(weight)) for name, weight in model.named_parameters())
-    return {name: kind for name, kind in kinds if kind is not None}
+    packed = {name: kind for name, kind in kinds if kind is not None}
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False) if hasattr(module, "in_features") else ():
+            if buffer.ndim > 1 and not buffer.is_floating_point():
+                packed[f"{path}.{name}"] = str(buffer.dtype)
+    return packed
 
 
 def unpacked(model: PreTrainedModel) -> PreTrainedModel:
@@ -83,7 +88,7 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
             raise ValueError(
                 f"model: {name} is quantized ({kind}) in a layer of {type(module).__name__}, expected linear layers"
             )
-        weight = module.get_parameter(what)
+        weight = getattr(module, what)
         dtype = weight.dtype if weight.dtype in PLAIN else model.dtype
         try:
             state[_plain_name(name)] = _matrix_of(module, dtype, weight.device)
@@ -100,6 +105,7 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(f"model: {missing[0]}{more} of a {type(model).__name__} is not in the quantized model")
     plain.load_state_dict(state, strict=False)  # what else a package keeps beside its weights has no place in it
+    state.clear()  # of which all has been copied, and the whole model may go to a card now
     return placed_like(plain.eval(), model)
 
 

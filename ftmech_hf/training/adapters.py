@@ -72,8 +72,9 @@ class AdapterConfig:
 
 _OF_MAMBA = ("conv1d", "out_proj")
 PAST_ADAPTERS = {
-    "falcon_h1": _OF_MAMBA, "falcon_mamba": (*_OF_MAMBA, "dt_proj"), "jamba": ("dt_proj",),
-    "mamba": (*_OF_MAMBA, "dt_proj"), "mamba2": _OF_MAMBA, "nemotron_h": _OF_MAMBA,
+    "bamba": _OF_MAMBA, "falcon_h1": _OF_MAMBA, "falcon_mamba": (*_OF_MAMBA, "dt_proj"), "granitemoehybrid": _OF_MAMBA,
+    "jamba": ("dt_proj",), "mamba": (*_OF_MAMBA, "dt_proj"), "mamba2": _OF_MAMBA, "nemotron_h": _OF_MAMBA,
+    "zamba2": _OF_MAMBA,
 }  # fmt: skip
 """Architecture -> matrices that its kernels read past any adapter. None is put on them; to name one is refused."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel
+from ftmech_hf.jobs import answer_scores
 from ftmech_hf.jobs import written_answers as answers
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import (
@@ -229,3 +231,20 @@ def test_rows_follow_the_model_to_its_device(any_model: PreTrainedModel) -> None
     torch.testing.assert_close(answer_loss(moved, rows).cpu(), loss, rtol=1e-3, atol=1e-4)
     assert given_answers(moved, rows).tolist() == said.tolist()
     assert prefers_answer(moved, rows).tolist() == preferred.tolist()
+
+
+@pytest.mark.parametrize("ask", [
+    given_answers, lambda model, rows: tokens_after(model, rows), prefers_answer,
+    lambda model, rows: answers.write_greedily(model, rows, 4),
+])  # fmt: skip
+def test_no_pass_is_of_more_tokens_than_are_read_together(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = make_llama(40), []
+    rows = make_rows(12, (16, 4), (1,))
+    rows = dataclasses.replace(rows, other=torch.full((12,), 3))
+    whole = ask(model, rows)
+    monkeypatch.setattr(answer_scores, "TOKENS", 70)
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True)
+    parts = ask(model, rows)
+    assert parts == whole if isinstance(whole, list) else torch.equal(parts, whole)
+    assert len(seen) > 3
+    assert max(each.numel() for each in seen) <= 70

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from ftmech_hf.models.configs import model_positions, model_vocabulary
+from ftmech_hf.models.configs import config_positions, model_positions, model_vocabulary
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.merging import quiet_peft
 from tests.conftest import make_gpt2, make_llama
@@ -38,3 +40,28 @@ def test_an_adapter_that_brought_embeddings_knows_their_tokens(tmp_path: Path) -
     assert model_vocabulary(str(tmp_path / "grown")) == load_model(str(tmp_path / "grown")).config.vocab_size == 46
     with torch.no_grad():
         load_model(str(tmp_path / "grown"))(torch.tensor([[45, 3]]))
+
+
+@pytest.mark.parametrize("kind", [
+    "bert", "camembert", "data2vec-text", "gpt2", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+    "xmod",
+])  # fmt: skip
+def test_as_many_tokens_are_read_as_a_config_is_said_to_allow(kind: str) -> None:
+    """Of RoBERTa's kind less than it says itself; one more has no position."""
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model(kind, vocab_size=30, max_position_embeddings=20, is_decoder=True, **small)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    if kind == "xmod":
+        model.set_default_language("en_XX")
+    room = config_positions(config)
+    assert room is not None
+    with torch.no_grad():
+        assert model(torch.full((1, room), 7), use_cache=False).logits.shape[1] == room
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, room + 1), 7), use_cache=False)
+
+
+def test_the_length_of_a_context_has_another_name_in_mpt() -> None:
+    assert config_positions(AutoConfig.for_model("mpt", max_seq_len=64)) == 64
+    assert config_positions(AutoConfig.for_model("bloom")) is None

@@ -16,9 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, intervene
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.answer_scores import answer_loss, tokens_after
+from ftmech_hf.jobs.generation import continue_rows
 from ftmech_hf.jobs.padding import mask_padding
+from ftmech_hf.jobs.written_answers import write_greedily
+from ftmech_hf.models.configs import model_positions
 from ftmech_hf.models.loading import load_model
-from ftmech_hf.models.prompt_learning import load_with_prompt, nothing_in_front, prompt_learning_kind
+from ftmech_hf.models.prompt_learning import load_with_prompt, nothing_in_front, positions_of, prompt_learning_kind
 from tests.conftest import make_gpt2, make_llama
 
 ROWS = torch.arange(4, 22).view(2, 9)
@@ -101,6 +106,29 @@ def test_a_padded_row_is_answered_as_the_row_alone(tmp_path: Path, kind: str) ->
     padded = torch.cat([torch.zeros(2, 4, dtype=torch.long), ROWS], 1)
     with torch.no_grad():
         torch.testing.assert_close(loaded(padded).logits[:, 4:], loaded(ROWS).logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_in_front_takes_positions_of_the_rows(tmp_path: Path, kind: str) -> None:
+    """Also where it is keys and values alone. A row that fills what is left is read, and nothing is written beyond."""
+    save(tmp_path, make_gpt2(40), kind)
+    loaded, base = load_with_prompt(str(tmp_path / "tuned")), load_model(str(tmp_path / "base"))
+    whole = base.config.max_position_embeddings
+    room = positions_of(loaded)
+    assert (room, positions_of(base), model_positions(str(tmp_path / "tuned"))) == (whole - 3, whole, whole - 3)
+    with nothing_in_front(loaded):
+        assert positions_of(loaded) == whole
+    assert room is not None
+    full = AnswerRows.one_token((torch.arange(room + 2) % 30 + 3)[None])  # its prompt is of as many as there is room
+    assert tokens_after(loaded, full).tolist() == [int(full.token_ids[0, -1])], "no place is left behind the answer"
+    assert [len(each) for each in write_greedily(loaded, full, 6)] == [1]
+    shorter = AnswerRows.one_token(full.token_ids[:, 4:])
+    assert [len(each) for each in write_greedily(loaded, shorter, 6)] == [5]
+    longer = AnswerRows.one_token((torch.arange(room + 3) % 30 + 3)[None])
+    with pytest.raises(ValueError, match=f"but the model has {room} positions"):
+        answer_loss(loaded, longer)
+    with pytest.raises(ValueError, match=f"has {room} tokens, but the model has {room} positions"):
+        continue_rows(loaded, full.prompts()[0].tolist(), eos=None, seed=0, max_new_tokens=2)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from ftmech_hf.config import Notice
+from ftmech_hf.models import quantized
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.models.quantized import packed_weights, unpacked
 from ftmech_hf.studies.diagnosis.in_memory import plain_model
@@ -36,12 +39,30 @@ class EightBits(nn.Linear):
         return nn.functional.linear(values, self.weight * self.steps, self.bias)
 
 
-def quantize(model: PreTrainedModel) -> PreTrainedModel:
+def quantize(model: PreTrainedModel, kind: type[EightBits] = EightBits) -> PreTrainedModel:
     packed = copy.deepcopy(model)
     for name, module in list(packed.named_modules()):
         if isinstance(module, nn.Linear) and name != "lm_head":
-            packed.set_submodule(name, EightBits(module))
+            packed.set_submodule(name, kind(module))
     return packed
+
+
+class AsBuffer(EightBits):
+    """The same, of which no number is a parameter, as in BitNet's layers."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        steps = self.weight.data
+        del self.weight
+        self.weight = nn.Buffer(steps)  # type: ignore[assignment]
+
+
+class OtherwisePacked(AsBuffer):
+    """Its buffer has another name, as GPTQ's."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        self.qweight, self.weight = nn.Buffer(self.weight), None  # type: ignore[assignment]
 
 
 @torch.no_grad()
@@ -75,6 +96,41 @@ def test_an_unpacked_model_computes_what_the_quantized_one_does_and_not_what_was
     steps = before.model.layers[1].mlp.up_proj.weight.abs().amax(1, keepdim=True) / 127
     left = found.model.layers[1].mlp.up_proj.weight - before.model.layers[1].mlp.up_proj.weight
     assert (left.abs() <= 0.51 * steps).all()
+
+
+def test_weights_that_are_packed_in_a_buffer_are_seen() -> None:
+    """No instrument would find a matrix in such a layer, and a diagnosis would say that none changed."""
+    before = make_llama(32)
+    model = quantize(before, AsBuffer)
+    assert set(packed_weights(model).values()) == {"torch.int8"}
+    assert len(packed_weights(model)) == 2 * 7
+    with pytest.warns(Notice, match=r"base: 14 of its weights are quantized \(torch.int8\)"):
+        plain = plain_model(model, "base")
+    assert packed_weights(plain) == {}
+    torch.testing.assert_close(logits(plain), logits(model), atol=1e-5, rtol=1e-4)
+    said = r"qweight is quantized \(torch.int8\) in a layer of OtherwisePacked, expected linear layers"
+    with pytest.warns(Notice), pytest.raises(ValueError, match=said):
+        plain_model(quantize(before, OtherwisePacked), "base")
+
+
+def test_what_was_unpacked_is_there_once_when_the_model_goes_to_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    alive: list[bool] = []
+    kept = quantized._matrix_of
+
+    def matrix_of(*given: Any) -> Tensor:
+        found = kept(*given)
+        made.append(weakref.ref(found))
+        return found
+
+    def placed_like(plain: PreTrainedModel, model: PreTrainedModel) -> PreTrainedModel:
+        alive.extend(each() is not None for each in made)
+        return plain
+
+    monkeypatch.setattr(quantized, "_matrix_of", matrix_of)
+    monkeypatch.setattr(quantized, "placed_like", placed_like)
+    unpacked(quantize(make_llama(32)))
+    assert alive == [False] * 14
 
 
 def test_a_diagnosis_takes_a_quantized_model_and_says_so() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel
@@ -19,7 +20,7 @@ from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.models.small import small_model
 from ftmech_hf.runs import commit_folder, damaged_files, read_metrics
 from ftmech_hf.tasks import Capability, PcfgConfig, for_capability
-from ftmech_hf.training.adapters import AdapterConfig, add_adapter, experts_left_out, unread_by_texts
+from ftmech_hf.training.adapters import PAST_ADAPTERS, AdapterConfig, add_adapter, experts_left_out, unread_by_texts
 from ftmech_hf.training.settings import TrainConfig
 from tests.conftest import make_gpt2, make_llama
 
@@ -297,3 +298,11 @@ def test_a_compiled_program_takes_an_adapter() -> None:
     adapted = add_adapter(model, PLAIN_LORA, base="", seed=0)
     assert any("lora_" in name for name, each in adapted.named_parameters() if each.requires_grad)
     assert adapted.peft_config["default"].task_type is None
+
+
+def test_what_kernels_read_past_a_module_is_known_of_every_architecture() -> None:
+    """Without the kernels, as here, the module is called; with them no adapter on it would be trained."""
+    sources = (Path(transformers.__file__).parent / "models").glob("*/modeling_*.py")
+    past = {path.parent.name for path in sources if "outproj_weight=self.out_proj.weight" in path.read_text("utf-8")}
+    assert past >= {"mamba2", "zamba2"}
+    assert {kind for kind in past if "out_proj" not in PAST_ADAPTERS.get(kind, ())} == set()

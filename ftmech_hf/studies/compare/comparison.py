@@ -18,7 +18,7 @@ from ftmech_hf.analysis.activation_difference import compare_activations
 from ftmech_hf.analysis.difference_components import find_components
 from ftmech_hf.analysis.output_difference import OutputDifferenceResult, compare_outputs
 from ftmech_hf.analysis.weights import WeightChangeResult, weight_change
-from ftmech_hf.jobs.generation import Amplified, continue_rows
+from ftmech_hf.jobs.generation import Amplified, continue_rows, up_to_end
 from ftmech_hf.jobs.job import finish_job, prepared_job
 from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.runs import RunDir, write_json
@@ -231,6 +231,7 @@ def _write(
         model, begin, eos=pair.tokenizer.eos_token_id, seed=config.seed, max_new_tokens=config.completion_tokens,
         amplified=amplified, tokens=pair.tokens,
     )  # fmt: skip
+    written = [up_to_end(ids, pair.ends) for ids in written]
     texts = [(before, after) for before, after in zip(begin, written, strict=True) if after]
     texts = texts or [(begin[0], [])]  # a model that writes nothing at all gains nothing
     wrote = Windows.of([[*before, *after] for before, after in texts])

@@ -10,8 +10,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.analysis.output_difference import READ_TOGETHER
+from ftmech_hf.jobs.generation import turn_ends
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive
-from ftmech_hf.jobs.tokenizers import in_vocabulary_of
+from ftmech_hf.jobs.tokenizers import in_vocabulary_of, own_tokenizer
 from ftmech_hf.models.configs import model_config
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer
@@ -101,11 +102,13 @@ class Pair:
         models: ``base``, ``fine-tuned``, and null models that were given, in the base's vocabulary.
         tokenizer: of the base.
         windows: the texts.
+        ends: tokens by which one of the models stops, beside that which ends the tokenizer's texts.
     """
 
     models: Mapping[str, PreTrainedModel]
     tokenizer: PreTrainedTokenizerBase
     windows: Windows
+    ends: frozenset[int] = frozenset()
 
     @property
     def tokens(self) -> int:
@@ -180,4 +183,16 @@ def load_pair(config: CompareConfig) -> Pair:
         check_known(f"base: {config.named['base']}", num_rows(base), largest, word)
     else:
         windows = write_windows(base, tokenizer, tokens=num_tokens(base, tokenizer), **sizes)
-    return Pair(models, tokenizer, windows)
+    return Pair(models, tokenizer, windows, _ends(config, tokenizer, loaded))
+
+
+def _ends(
+    config: CompareConfig, tokenizer: PreTrainedTokenizerBase, loaded: Mapping[str, PreTrainedModel]
+) -> frozenset[int]:
+    """The base's ids of all tokens by which the models, as loaded, stop: a chat's turn has an end of its own."""
+    known, found = tokenizer.get_vocab(), set()
+    for role, model in loaded.items():
+        own = own_tokenizer(config.named[role]) or tokenizer
+        words = own.convert_ids_to_tokens(sorted(turn_ends(model, own)))
+        found |= {known[word] for word in words if word in known}
+    return frozenset(found)

@@ -20,8 +20,8 @@ from ftmech_hf.jobs.answer_scores import rows_at_once
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.whole_words import WritesWords
-from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.loading import random_twin, seed_of_its_own
+from ftmech_hf.models.prompt_learning import positions_of
 from ftmech_hf.models.untrained import never_trained
 from ftmech_hf.models.vocabulary import CommonTokens, fit_vocabulary
 from ftmech_hf.studies.diagnosis.finetuning import self_distil
@@ -275,8 +275,8 @@ class Case:
         """What tells answers from beginnings of longer words; None where any token may follow, or none has a place."""
         score = self.both[questions].score
         longest = rows.token_ids.shape[1] if rows.shown is None else int(rows.shown.sum(1).max())
-        room = config_positions(self.models[BASE].config)
-        return score.stand if isinstance(score, WritesWords) and (room is None or longest - 1 <= room) else None
+        rooms = [found for each in self.everyone.values() if (found := positions_of(each)) is not None]
+        return score.stand if isinstance(score, WritesWords) and longest - 1 <= min(rooms, default=longest) else None
 
     def few(self, questions: str) -> AnswerRows:
         """The first test rows, for what costs more."""

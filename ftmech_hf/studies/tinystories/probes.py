@@ -25,9 +25,9 @@ from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, load_named, one_by_one, parse_models
 from ftmech_hf.jobs.saved_probes import save_probes
-from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, load_tokenizer
+from ftmech_hf.models.prompt_learning import positions_of
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.prompts import find_stories, pad_left
@@ -121,7 +121,7 @@ def story_activations(
 ) -> dict[str, Tensor]:
     """The embedding and the stream after every block, averaged over the last tokens: site -> (B, D)."""
     encoded = tokenizer([story.story for story in stories], add_special_tokens=False)["input_ids"]
-    room = config_positions(traced.model.config) or 2**31
+    room = positions_of(traced.model) or 2**31
     # of a story that is too long for the model, the end
     rows = [[tokenizer.bos_token_id, *ids][-room:] for ids in encoded]
     if (shortest := min(map(len, rows))) < last_tokens:

@@ -20,7 +20,7 @@ from ftmech_hf.config import Notice
 from ftmech_hf.models.memory import weight_bytes
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.studies.compare import nulls
+from ftmech_hf.studies.compare import comparison, nulls
 from ftmech_hf.studies.compare.comparison import ComparisonResult, _weights, compare_pair, run_comparison
 from ftmech_hf.studies.compare.finding import MARGIN, Finding, Kind, ranked
 from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, CompareConfig, Pair, load_pair, memory_needs
@@ -341,3 +341,23 @@ def test_the_recipe_writes_a_page_a_table_and_a_report(
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         CompareConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_a_model_is_not_read_beyond_where_it_stops(
+    base: PreTrainedModel, task: PcfgConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chat model ends its turn with another token than that of the tokenizer's texts."""
+    tokenizer, (end, word) = build_tokenizer(task.vocabulary), (task.vocabulary.index(each) for each in ("c", "a"))
+    chat = copy.deepcopy(base)
+    chat.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
+    for name, model in (("base", base), ("chat", chat)):
+        model.save_pretrained(tmp_path / name)
+        save_tokenizer(tokenizer, tmp_path / name)
+    config = CompareConfig(**{**FEW, "base": str(tmp_path / "base"), "finetuned": str(tmp_path / "chat")})
+    pair = load_pair(config)
+    assert pair.ends == {tokenizer.eos_token_id, end}
+    wrote = [[word, end, word], [end], [word, word]]
+    monkeypatch.setattr(comparison, "continue_rows", lambda *given, **settings: wrote)
+    begin = [[1, 5], [1, 6], [1, 7]]
+    written = comparison._write(pair, chat, begin, 0.0, config).texts
+    assert [written.row(number) for number in range(len(written.mask))] == [[1, 5, word], [1, 7, word, word]]

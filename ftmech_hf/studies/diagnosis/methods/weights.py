@@ -156,8 +156,8 @@ def common_parameters(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor],
     changed = torch.zeros(len(common.first), dtype=torch.bool)
     for name in with_rows:
         before[name], after[name] = before[name][common.first].detach(), after[name][common.second].detach()
-        differ = (before[name] != after[name].to(before[name].device)).flatten(1).any(1)
-        changed |= differ.cpu()
+        differ = before[name] != after[name].to(before[name].device)
+        changed |= differ.reshape(len(common.first), -1).any(1).cpu()  # an unembedding's bias has one number a token
     counts = len(common.first), len(common.only_first), len(common.only_second), int(changed.sum())
     return before, after, TokenChange(*counts)
 
@@ -192,7 +192,9 @@ def _measure_action(case: Case) -> list[Action]:
     found: list[Action] = []
     traced = case.opened(FINETUNED)
     for kind in case.both:
-        entered = traced.collect(case.few(kind).prompts()[0], ["mlp_act"], layers=layers)
+        rows = case.few(kind)
+        size = case.rows_at_once(rows, 256)
+        entered = traced.collect(rows.prompts()[0], ["mlp_act"], layers=layers, batch_size=size)
         for layer in layers:
             path = layout.layers[layer].mlp_down
             down = {name: each[f"{layout.blocks}.{layer}.{path}"] for name, each in groups.items()}

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from ftmech_hf.studies.diagnosis.methods.weights import explain_weights, find_places, measure_weights
+from ftmech_hf.activations import TracedModel
+from ftmech_hf.jobs import answer_scores
+from ftmech_hf.models.small import small_model
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED
+from ftmech_hf.studies.diagnosis.methods.weights import (
+    common_parameters,
+    explain_weights,
+    find_places,
+    measure_weights,
+)
 from tests.conftest import make_gpt2
 from tests.studies.diagnosis.cases import found_by, make_case
 from tests.studies.planted import make_base
@@ -65,3 +77,32 @@ def test_a_tied_matrix_is_outside_the_blocks_once() -> None:
     assert {place.site for place in find_places(tied).values() if place.layer is None} == {
         "embeddings", "transformer.wpe", "transformer.ln_f", "transformer.ln_f.bias",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["phi", "gptj", "codegen"])
+def test_an_unembedding_with_a_bias_is_compared_token_by_token(kind: str) -> None:
+    """As those of Phi and GPT-J have: one number for each token."""
+    base = small_model(kind)
+    finetuned = copy.deepcopy(base)
+    case: Any = SimpleNamespace(models={BASE: base, FINETUNED: finetuned}, common={})
+    assert common_parameters(case)[2].changed == 0
+    with torch.no_grad():
+        finetuned.get_output_embeddings().bias[5] += 1
+        finetuned.get_input_embeddings().weight[[5, 7]] += 1
+    assert common_parameters(case)[2].changed == 2
+
+
+def test_of_long_questions_few_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case(copy.deepcopy(make_base("llama")), max_layers=1)
+    width, seen = case.few(next(iter(case.both))).token_ids.shape[1], []
+    monkeypatch.setattr(answer_scores, "TOKENS", 3 * width)
+    kept = TracedModel.collect
+
+    def collect(traced: TracedModel, token_ids: Tensor, *given: Any, **settings: Any) -> Any:
+        seen.append((len(token_ids), settings.get("batch_size")))
+        return kept(traced, token_ids, *given, **settings)
+
+    monkeypatch.setattr(TracedModel, "collect", collect)
+    measure_weights(case)
+    assert seen
+    assert all(size == 3 < number for number, size in seen)

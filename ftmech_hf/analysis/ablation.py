@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -64,17 +65,23 @@ def importance_agreement(
         raise ValueError(f"importance: of {sizes} in one, of {expected} in the other; expected the same")
     one, other = (torch.cat([each[name] for name in estimate]).double().numpy() for each in (estimate, exact))
     top = min(top, len(one))
-    best, best_exact = (set(np.argsort(-each, kind="stable")[:top].tolist()) for each in (one, other))
     rng = np.random.default_rng(seed)
     chance = [abs(_spearman(rng.permutation(one), other)) for _ in range(num_shuffles)]
     return AgreementResult(
         rank_correlation=_spearman(one, other),
         by_group={name: _spearman(estimate[name].numpy(), exact[name].numpy()) for name in estimate},
-        top_overlap=len(best & best_exact) / top,
+        top_overlap=float(_among_largest(one, top) @ _among_largest(other, top)) / top,
         top=top,
         shuffled_correlation=float(np.mean(chance)),
         num_units=len(one),
     )
+
+
+def _among_largest(values: NDArray[np.float64], top: int) -> NDArray[np.float64]:
+    """How likely each number is among so many of the largest, where ties are broken by chance."""
+    cut = np.sort(values)[-top]
+    above, tied = values > cut, values == cut
+    return above + tied * (top - above.sum()) / tied.sum()
 
 
 def _spearman(one: np.ndarray, other: np.ndarray) -> float:

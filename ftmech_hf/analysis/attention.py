@@ -66,7 +66,10 @@ def attention_to_groups(
 
 
 def attention_change(before: AttentionResult, after: AttentionResult) -> float:
-    """Mean total-variation distance between two models' attention masses over groups, 0 (same) to 1 (disjoint)."""
+    """Mean total-variation distance between two models' attention masses over groups, 0 (same) to 1 (disjoint).
+
+    It is one of groups that have no token in common; of others the mass of a token counts in each of its groups.
+    """
     return float(0.5 * np.abs(before.mass - after.mass).sum(-1).mean())
 
 

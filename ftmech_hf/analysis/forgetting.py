@@ -33,13 +33,14 @@ class ForgettingResult:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """The test set that lost most and the one that gained most; nothing where there is no accuracy."""
+        """The test set that lost most and the one that gained most, None if none did; nothing without an accuracy."""
         change = self.change
         if not change:  # of a run that has losses alone
             return {}
+        least, most = (pick(change, key=change.__getitem__) for pick in (min, max))
         return {
-            "most_forgotten": min(change, key=change.__getitem__),
-            "most_gained": max(change, key=change.__getitem__),
+            "most_forgotten": least if change[least] < 0 else None,
+            "most_gained": most if change[most] > 0 else None,
         }
 
 

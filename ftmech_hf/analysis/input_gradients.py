@@ -89,6 +89,8 @@ def input_gradient_norms(model: PreTrainedModel, token_ids: Tensor, *, batch_siz
         with intervene(model, {("resid_pre", 0): enter}), torch.enable_grad():
             parts.append(gradient_norms(answer_logits(model, rows.to(model.device)), entered[0]))
     norms: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+    if not np.isfinite(norms).all():
+        raise ValueError("model: its gradients are nan or inf, expected numbers; give it another dtype")
     return norms
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations.proofs import run_settings
+from ftmech_hf.models.likeliest import check_numbers
 
 READ_TOGETHER = 16
 """Rows of a forward pass: of all their tokens there are all logits, of two models."""
@@ -164,14 +165,16 @@ class _Sums:
         self.choices.append(torch.stack([base.argmax(-1), other.argmax(-1)], -1).cpu())
         # (places, V) of those that count, in copies that may be overwritten: of large vocabularies each is gigabytes
         before, probability = base[places], other[places]
+        for each in (before, probability):
+            check_numbers(each.amax(-1))
         rise = probability - before
         probability.exp_()
         self.kl.append(_at(places, (probability * rise).sum(-1)))
         self.gain.append(_at(places, rise.gather(-1, came[places][:, None])[:, 0]))
         self.probability += probability.sub_(before.exp_()).sum(0).cpu().double()
         # A softmax moves all logits of a place alike, which changes no order.
-        risen = rise.topk(self.top, dim=-1).indices
-        self.promoted += torch.bincount(risen.flatten(), minlength=len(self.promoted)).cpu().double()
+        values, risen = rise.topk(self.top, dim=-1)
+        self.promoted += torch.bincount(risen[values > 0], minlength=len(self.promoted)).cpu().double()
 
     def result(self, predicted: Tensor) -> OutputDifferenceResult:
         number = max(1, int(predicted.sum()))

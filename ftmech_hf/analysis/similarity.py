@@ -66,9 +66,11 @@ def linear_cka(first: Tensor, second: Tensor) -> float:
     """
     if len(first) != len(second) or len(first) < 4:
         raise ValueError(f"rows: {len(first)} and {len(second)}, expected as many of both, at least 4")
-    centred = [(values - values.mean(0)).double() for values in (first, second)]
-    if any(float(values.abs().max()) < 1e-6 for values in centred):
-        return math.nan
+    wholes = [values.double() for values in (first, second)]
+    centred = [values - values.mean(0) for values in wholes]
+    sizes = ([float(each.abs().max()) for each in pair] for pair in zip(centred, wholes, strict=True))
+    if any(left <= 1e-6 * size for left, size in sizes):
+        return math.nan  # what is left of a constant is how it is rounded
     grams = [values @ values.T for values in centred]
     own = [unbiased_hsic(gram, gram) for gram in grams]
     return float(unbiased_hsic(*grams) / (own[0] * own[1]).sqrt()) if min(own) > 0 else math.nan

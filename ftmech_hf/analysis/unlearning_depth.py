@@ -75,6 +75,8 @@ def unlearning_depth(
         values = np.array([np.asarray(each, float) for each in model.values()])
         if values.shape != (len(model), len(alone)):
             raise ValueError(f"{name}: of shape {values.shape}, expected (layers, rows): {(len(model), len(alone))}")
+        if not (np.isfinite(values).all() and np.isfinite(alone).all()):
+            raise ValueError(f"{name}: it answers with nan or inf, expected numbers")
         falls.append(alone - values)
     number = len(alone)
     if not number:

@@ -210,7 +210,7 @@ def describe_controls(found: SweepResult, behavior: Behavior, reported: str) -> 
     over = max(controls, key=lambda name: float(controls[name].double().mean()), default="floor")
     gain = None if over == "floor" else paired_difference(best.numpy(), controls[over].numpy())
     if behavior.floor is not None and (gain is None or float(controls[over].double().mean()) < behavior.floor):
-        over, own = "floor", share_interval(int(best.sum()), len(best))
+        over, own = "floor", share_interval(round(float(best.sum())), len(best))
         gain = Share(*(each - behavior.floor for each in own))
     assert gain is not None
     rows = random.shape[1]

@@ -268,15 +268,15 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Share:
     of the table, which keeps its coverage where few or no rows differ.
 
     Args:
-        first, second: whether each row was right, bool (B,) each.
+        first, second: whether each row was right, or how right from 0 to 1, (B,) each.
 
     Raises:
         ValueError: their lengths differ, or there are none.
     """
-    one, other = np.asarray(first, bool), np.asarray(second, bool)
+    one, other = np.asarray(first, float), np.asarray(second, float)
     if one.shape != other.shape or not one.size:
         raise ValueError(f"rows: {one.shape} and {other.shape}, expected the same rows in both, at least one")
-    return mean_of_gains(one.astype(float) - other)
+    return mean_of_gains(one - other)
 
 
 def mean_of_gains(gains: NDArray[np.float64]) -> Share:

@@ -125,7 +125,7 @@ class Forgetting(evaluate.Metric):  # type: ignore[misc]  # evaluate has no type
         references: Sequence[str],
         groups: Sequence[str],
     ) -> dict[str, Any]:
-        """``before``, ``after`` and ``change`` by group, and the group ``most_forgotten``."""
+        """``before``, ``after`` and ``change`` by group, and the group ``most_forgotten``, None if none was."""
         before, after = (
             {name: right / total for name, (right, total) in accuracy_by_group(answers, references, groups).items()}
             for answers in (predictions_before, predictions)
@@ -135,5 +135,5 @@ class Forgetting(evaluate.Metric):  # type: ignore[misc]  # evaluate has no type
             "before": before,
             "after": after,
             "change": change,
-            "most_forgotten": min(change, key=change.__getitem__),
+            "most_forgotten": least if change[least := min(change, key=change.__getitem__)] < 0 else None,
         }

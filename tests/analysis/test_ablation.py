@@ -36,3 +36,15 @@ def test_the_ends_and_what_does_not_vary() -> None:
     assert math.isnan(importance_agreement(exact, exact).by_group["y"])
     with pytest.raises(ValueError, match=r"importance: of \{'x': 9\} in one"):
         importance_agreement({"x": exact["x"]}, exact)
+
+
+def test_of_ties_at_the_cut_chance_decides_and_not_the_order() -> None:
+    """15 of 30 numbers that are all alike say nothing of which are the largest, wherever these stand."""
+    exact = torch.arange(30.0)
+    for other in (exact, exact.flip(0)):
+        found = importance_agreement({"a": torch.zeros(30)}, {"a": other}, top=6)
+        assert found.top_overlap == pytest.approx(6 / 30)
+    some = torch.zeros(30)
+    some[[28, 29]] = 1.0  # two of the six are known, and four are drawn from the rest
+    assert importance_agreement({"a": some}, {"a": exact}, top=6).top_overlap == pytest.approx((2 + 4 * 4 / 28) / 6)
+    assert importance_agreement({"a": exact}, {"a": exact}, top=6).top_overlap == 1

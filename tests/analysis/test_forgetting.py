@@ -19,7 +19,16 @@ def test_the_first_evaluation_is_compared_with_the_last() -> None:
 
 
 def test_a_run_without_steps_forgets_nothing() -> None:
-    assert set(measure_forgetting(CURVE[:1]).change.values()) == {0.0}
+    result = measure_forgetting(CURVE[:1])
+    assert set(result.change.values()) == {0.0}
+    assert result.summary() == {"most_forgotten": None, "most_gained": None}
+
+
+def test_what_gained_least_was_not_forgotten() -> None:
+    gained = measure_forgetting(
+        [{"step": 0, "accuracy/a": 0.2, "accuracy/b": 0.3}, {"step": 9, "accuracy/a": 0.9, "accuracy/b": 0.5}]
+    )
+    assert gained.summary() == {"most_forgotten": None, "most_gained": "a"}
 
 
 def test_no_evaluation_is_an_error() -> None:

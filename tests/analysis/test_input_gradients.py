@@ -92,3 +92,10 @@ def test_a_row_whose_answer_does_not_depend_on_its_input_has_no_ratio() -> None:
     assert result.ratio("deaf", "base") == pytest.approx((2, 2, 2))
     assert result.halves_ratio("deaf") == pytest.approx(1 / 4)
     assert np.isnan([*result.ratio("stone", "base"), result.halves_ratio("stone")]).all()
+
+
+def test_gradients_that_are_no_numbers_are_refused(any_model: PreTrainedModel) -> None:
+    with torch.no_grad():
+        any_model.get_output_embeddings().weight[3] = torch.nan
+    with pytest.raises(ValueError, match=r"^model: its gradients are nan or inf, expected numbers"):
+        input_gradient_norms(any_model, torch.randint(3, 40, (6, 8)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,11 +108,31 @@ def test_what_stands_where_nothing_is_counted_makes_no_number(base: PreTrainedMo
     assert found.mean_kl > 0
 
 
+def test_a_model_that_predicts_nan_is_refused_where_it_counts(base: PreTrainedModel, rows: Tensor) -> None:
+    """A mean would be nan, and groups of places come in any order."""
+    broken = copy.deepcopy(base)
+
+    def spoil(model: PreTrainedModel, args: Any, kwargs: Any, output: Any) -> Any:
+        output.logits[((args[0] if args else kwargs["input_ids"]) == 5).cumsum(1) > 0] = torch.nan
+        return output
+
+    broken.register_forward_hook(spoil, with_kwargs=True)
+    mask = torch.ones_like(rows, dtype=torch.bool)
+    places = torch.ones_like(rows[:, 1:], dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"^model: it answers with nan or inf"):
+        compare_outputs(base, {"": broken}, rows, mask, places=places)
+    begins = (rows != 5).cumprod(1).bool()[:, :-1]
+    found = compare_outputs(base, {"": broken}, rows, mask, places=begins)[""]
+    assert 0 < int(begins.sum()) < begins.numel()
+    assert found.kl[begins].isfinite().all()
+
+
 def test_a_model_beside_itself_differs_nowhere(base: PreTrainedModel, rows: Tensor) -> None:
     found = compare_outputs(base, {"same": base}, rows, torch.ones_like(rows).bool())["same"]
     assert not found.kl.any()
     assert not found.gain.any()
     assert not found.probability.any()
+    assert not found.promoted.any(), "no token is likelier, not even the first"
 
 
 def test_a_token_that_is_promoted_everywhere_is_first_everywhere(base: PreTrainedModel, rows: Tensor) -> None:

@@ -89,3 +89,14 @@ def test_the_control_shuffles_and_constants_have_no_similarity() -> None:
         compare_representations(first, {"block 1": values}, seed=0)
     with pytest.raises(ValueError, match="rows: 200 and 199"):
         linear_cka(values, values[1:])
+
+
+@pytest.mark.parametrize("size", [1e-7, 1.0, 30.0, 1e6])
+def test_a_constant_is_one_and_a_small_number_none_of_whatever_size(size: float) -> None:
+    """The mean of equal numbers in float32 is another number, and what is left looks like a representation."""
+    values = size * torch.randn(500, 6, generator=torch.Generator().manual_seed(0))
+    assert linear_cka(values, values) == pytest.approx(1)
+    for seed in range(5):
+        row = size * torch.randn(1, 6, generator=torch.Generator().manual_seed(seed))
+        assert math.isnan(linear_cka(row.repeat(500, 1), values))
+        assert math.isnan(linear_cka(row.repeat(500, 1), row.repeat(500, 1)))

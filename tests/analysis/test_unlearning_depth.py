@@ -72,3 +72,14 @@ def test_a_depth_that_is_not_known_has_no_interval() -> None:
     base, one = [0.0] * 20, [-0.9] + [0.0] * 19  # a mean fall of 0.045, which counts for none
     found = unlearning_depth(base, {0: one}, {0: one})
     assert all(math.isnan(each) for each in found.depth)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_what_is_no_number_is_refused_and_not_left_out(value: float) -> None:
+    broken = {**shifted(0.4, 0.2), 3: [value, *BASE[1:]]}
+    for given, name in (
+        ((BASE, broken, shifted(0.4, 0.2)), "control"),
+        ((BASE, shifted(0.4, 0.2), broken), "finetuned"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: it answers with nan or inf, expected numbers"):
+            unlearning_depth(*given)

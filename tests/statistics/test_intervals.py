@@ -169,3 +169,9 @@ def test_a_share_in_clusters_is_that_of_the_clusters_in_which_an_end_is_farthest
     assert share_in_clusters(counted, seeds) == by_seed
     both = share_in_clusters(counted, kinds, seeds)
     assert both == (alone.value, min(alone.low, by_kind.low, by_seed.low), max(alone.high, by_kind.high, by_seed.high))
+
+
+def test_answers_that_are_right_in_part_count_for_as_much_as_they_are() -> None:
+    found = paired_difference([0.3, 0.4, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0])
+    assert found.value == pytest.approx(0.175)
+    assert found.low < 0.175 < found.high

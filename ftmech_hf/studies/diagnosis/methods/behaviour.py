@@ -43,7 +43,7 @@ def share_right(right: NDArray[np.bool_], groups: NDArray[np.integer] | None = N
         right: whether each row is, (B,).
         groups: what each row is about, (B,); None where each is by itself.
     """
-    share = share_interval(int(right.sum()), len(right))
+    share = share_interval(round(float(right.sum())), len(right))
     return share if groups is None else widened_by_clusters(share, right.tolist(), groups.tolist())
 
 

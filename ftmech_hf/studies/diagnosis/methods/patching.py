@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ftmech_hf.activations import find_layout
 from ftmech_hf.analysis.patching import PatchingResult, follows_other_row, patch_each
@@ -99,6 +101,7 @@ class PatchingMethodResult(MethodResult):
         missing: what cannot be exchanged in this architecture -> why.
         is_comparable: whether an answer is right under a patch by the same rule as else: not of choices, nor where all
             that is written is judged.
+        groups: what each row is about; None where each is by itself.
     """
 
     found: Mapping[Way, PatchingResult]
@@ -106,6 +109,7 @@ class PatchingMethodResult(MethodResult):
     cuts: Cuts
     missing: Mapping[str, str] = field(default_factory=dict)
     is_comparable: bool = True
+    groups: NDArray[np.integer] | None = None
 
     def rows(self) -> list[TableRow]:
         """Accuracy under every patch, and the log-probability of answers in the base."""
@@ -135,7 +139,9 @@ class PatchingMethodResult(MethodResult):
         )  # fmt: skip
 
     def _halves(self, way: Way, cut: int | None) -> Share | None:
-        return None if cut is None or not self.is_comparable else share_right(self.found[way].right["resid_post", cut])
+        if cut is None or not self.is_comparable:
+            return None
+        return share_right(self.found[way].right["resid_post", cut], self.groups)
 
     def summary(self) -> dict[str, Any]:
         """The best part, where halves meet, and what was exchanged to find that."""
@@ -187,7 +193,7 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
     cuts = choose_cuts(case, probing)
     return PatchingMethodResult(
         found=found, num_blocks=case.num_layers, cuts=cuts, missing=missing,
-        is_comparable=case.capability.is_begun_with,
+        is_comparable=case.capability.is_begun_with, groups=case.few("capability").groups,
     )  # fmt: skip
 
 

@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from ftmech_hf.analysis.probing import ANSWER, fit_probes
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.report.charts import CONTROL, RANDOM, accuracy_axis, legend_below
-from ftmech_hf.statistics.intervals import Share, share_interval
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, SPLITS, Case, is_reference
 from ftmech_hf.studies.diagnosis.evidence import ReadingEvidence
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, layer_axis, line, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, read_of_answers, row
+from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 from ftmech_hf.tasks.text.splits import OPEN_ANSWERS
 
 if TYPE_CHECKING:
@@ -165,10 +166,10 @@ def read_everyone(case: Case, names: Sequence[str]) -> Readings:
         )  # fmt: skip
         found[name] = {}
         for layer, values in streams["validation"].items():
-            score, probe = result.score(str(layer)), result.probes[str(layer), ANSWER]
-            predicted = probe.predict(values).numpy()
-            chosen = share_interval(int((predicted == labels["validation"]).sum()), len(predicted))
-            found[name][layer] = Reading(chosen, Share(score.accuracy, score.low, score.high), score.shuffled)
+            predicted = result.probes[str(layer), ANSWER].predict(values).numpy()
+            chosen = share_right(predicted == labels["validation"], case.capability.validation.groups)
+            reported = share_right(result.right[str(layer), ANSWER], case.capability.test.groups)
+            found[name][layer] = Reading(chosen, reported, result.score(str(layer)).shuffled)
     return found
 
 

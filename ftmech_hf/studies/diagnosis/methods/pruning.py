@@ -6,12 +6,13 @@ Two controls: as many random rows, and the same search in the reference, from wh
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ftmech_hf.activations import find_units
 from ftmech_hf.jobs.pruning_sweep import SweepResult, check_sizes, prune_for
@@ -33,16 +34,19 @@ class PruningMethodResult(MethodResult):
 
     Attributes:
         finetuned, null: the sweeps of the fine-tuned model and of the reference.
+        groups: kind of questions -> what each row is about; None where each is by itself.
     """
 
     finetuned: SweepResult
     null: SweepResult
+    groups: Mapping[str, NDArray[np.integer] | None] = field(default_factory=dict)
 
     def rows(self) -> list[TableRow]:
         """Accuracy under every mask."""
         return [
-            row("pruning", f"{entry['method']} rows", *share_right(right[kind].numpy()), model=model, questions=kind,
-                x=entry["num_pruned"], reference=entry["method"] == "random" or model == NULL)
+            row("pruning", f"{entry['method']} rows", *share_right(right[kind].numpy(), self.groups.get(kind)),
+                model=model, questions=kind, x=entry["num_pruned"],
+                reference=entry["method"] == "random" or model == NULL)
             for model, sweep in ((FINETUNED, self.finetuned), (NULL, self.null))
             for entry, right in zip(sweep.pruning.curve, sweep.scores, strict=True)
             for kind in ("capability", "other") if kind in right
@@ -52,10 +56,11 @@ class PruningMethodResult(MethodResult):
         """Accuracy at the chosen number of rows."""
         best, best_null = (each.at_best("importance", "capability")[0] for each in (self.finetuned, self.null))
         random = [each.numpy() for each in self.finetuned.at_best("random", "capability")]
+        groups = self.groups.get("capability")
         return PruningEvidence(
-            pruned=share_right(best.numpy()),
+            pruned=share_right(best.numpy(), groups),
             pruned_random=mean_over_draws(random),
-            pruned_null=share_right(best_null.numpy()),
+            pruned_null=share_right(best_null.numpy(), groups),
         )
 
     def summary(self) -> dict[str, Any]:
@@ -68,6 +73,7 @@ def measure_pruning(case: Case) -> PruningMethodResult:
     return PruningMethodResult(
         finetuned=_sweep(case, FINETUNED, list(case.both), case.config.random_masks),
         null=_sweep(case, NULL, ["capability"], 0),
+        groups={kind: case.few(kind).groups for kind in case.both},
     )
 
 

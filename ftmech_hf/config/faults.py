@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -87,6 +88,8 @@ def clean_exit() -> Iterator[None]:
     Exit codes: 2 where what was given cannot work, 1 for a bug of this package, whose traceback is kept in a file that
     the line names. With ``FTMECH_TRACEBACK=1`` in the environment errors are raised as they are.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of a pipe it may know fewer letters than tables have
+        sys.stdout.reconfigure(errors="replace")
     try:
         with notices_in_one_line():
             yield

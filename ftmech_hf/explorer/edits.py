@@ -138,13 +138,14 @@ class EditedModel:
         self._units = find_units(self.model, found.unit) if found else {}
         self._mask = units_mask(self._units, found.names) if found else {}
         self.num_found = len(found.names) if found else 0
-        self._written = Edit()
+        self._written: Edit | None = Edit()
 
     @contextlib.contextmanager
     def edited(self, edit: Edit) -> Iterator[PreTrainedModel]:
         """The model under the edits of its weights; patches are up to the caller, see :func:`patch_of`."""
         weights = replace(edit, zero_rows=False, patch_from=None, patch_site="", patch_layer=0)
         if weights != self._written:
+            self._written = None  # what fails midway, for want of memory, leaves no edit whole
             self._write(weights)
             self._written = weights
         mask: Mask = {}

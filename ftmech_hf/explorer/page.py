@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -225,9 +226,10 @@ def _own_names(host: str) -> list[str]:
 
     Any other name may be of a page of the web that had it lead here, to ask and read in the browser of who is here.
     """
-    with contextlib.suppress(ValueError):
-        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
-            return [host, "localhost", "127.0.0.1", "::1", "[::1]"]
+    with contextlib.suppress(OSError, ValueError):
+        found = {each[4][0] for each in socket.getaddrinfo(host.strip("[]"), None)}
+        if found and all(ipaddress.ip_address(str(each).partition("%")[0]).is_loopback for each in found):
+            return [host.lower(), "localhost", "127.0.0.1", "::1", "[::1]"]
     return ["*"]
 
 

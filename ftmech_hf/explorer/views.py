@@ -46,8 +46,10 @@ def visible(text: str) -> str:
 
 
 def share(value: float) -> str:
-    """A probability in per cent; one that rounds to nothing is said to be small."""
-    return "<0.1 %" if 0 < value < 0.0005 else f"{100 * value:.1f} %"
+    """A probability in per cent; one that rounds to nothing is said to be small, and one that rounds to all, large."""
+    if 0 < value < 0.0005:
+        return "<0.1 %"
+    return ">99.9 %" if 0.9995 <= value < 1 else f"{100 * value:.1f} %"
 
 
 def describe_edit(edit: Edit, explorer: Explorer) -> str:

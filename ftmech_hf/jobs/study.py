@@ -249,12 +249,12 @@ def run_study(study: Study[P, R], plan: P) -> R:
         raise ValueError(failures or str(error)) from error
     finally:
         plan.results = plan.output
+    if (file := plan.config.keep_measurements) and not failures:  # before anybody who stopped to listen is told of it
+        print(f"{file}: what {keep_measurements(plan.folders.values(), Path(file))} runs measured")
     study.print_results(results)
     make_console().print(f"report: {plan.output / 'report.html'}", soft_wrap=True)
     if failures:
         raise ValueError(failures)
-    if file := plan.config.keep_measurements:
-        print(f"{file}: what {keep_measurements(plan.folders.values(), Path(file))} runs measured")
     return results
 
 

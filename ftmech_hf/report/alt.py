@@ -123,10 +123,13 @@ class Sides:
 
 
 def _percent(axis: Axis, value: float) -> str | None:
-    """A share in per cent where an axis writes it so; nothing is not less than nothing."""
+    """A share in per cent where an axis writes it so; nothing is not less than nothing, and little is not nothing."""
     from matplotlib.ticker import PercentFormatter
 
-    return f"{round(value, 2) + 0.0:.0%}" if isinstance(axis.get_major_formatter(), PercentFormatter) else None
+    if not isinstance(axis.get_major_formatter(), PercentFormatter):
+        return None
+    whole = round(value, 2) + 0.0
+    return f"{value:.1%}" if whole in (0, 1) and abs(value - whole) >= 5e-4 else f"{whole:.0%}"
 
 
 def finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

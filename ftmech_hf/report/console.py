@@ -108,6 +108,11 @@ def describe_cost_estimate(estimate: Mapping[str, Any], device: str, threads: in
     )
 
 
+def _in_short(value: float) -> str:
+    """Three digits behind the point; of what is smaller than that its first two."""
+    return f"{value:.3f}" if value == 0 or not abs(value) < 0.001 else f"{value:.2g}"
+
+
 def print_job(run: RunDir, picture: Path | None = None) -> None:
     """The table of a job, its summary's plain numbers, and where its run lies."""
     made = FinishedRun(run.path)
@@ -116,7 +121,7 @@ def print_job(run: RunDir, picture: Path | None = None) -> None:
     for column in table.columns:
         shown.add_column(column)
     for _, row in table.head(MAX_ROWS).iterrows():
-        shown.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+        shown.add_row(*(_in_short(value) if isinstance(value, float) else str(value) for value in row))
     console = make_console()
     console.print(shown)
     if len(table) > MAX_ROWS:
@@ -130,7 +135,7 @@ def print_job(run: RunDir, picture: Path | None = None) -> None:
         console.print(floors)
     for name, value in made.summary.items():
         if isinstance(value, str | int | float):
-            console.print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
+            console.print(f"{name}: {_in_short(value) if isinstance(value, float) else value}")
     console.print(f"run: {run.path} (hash {run.hash})", soft_wrap=True)
     if picture is not None:
         console.print(f"picture: {picture}", soft_wrap=True)

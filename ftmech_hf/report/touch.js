@@ -9,6 +9,7 @@
   };
 
   const numberOf = (text) => {
+    if (!/^(at least |at most |up to |about |[<>]=? ?)?[-+\u2212]?[.\d]/i.test(text)) return NaN; // a number within words is none
     const found = text.replace(/,(?=\d{3})/g, "").match(/[-+\u2212]?\d+(\.\d+)?(e[-+]?\d+)?/i);
     return found ? parseFloat(found[0].replace("\u2212", "-")) : NaN;
   };

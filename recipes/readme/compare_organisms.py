@@ -48,5 +48,5 @@ def _row(name: str, pairs: list[dict[Any, Any]]) -> tuple[str, ...]:
         f"`{name}`", pairs[0]["planted"], f"{sum(pair['found'] for pair in pairs)} of {number}" if taught else "—",
         ", ".join(f"{pair['place']:.0f}" for pair in pairs if pair["found"]) or "—",
         f"{sum(pair['standing'] > 0 for pair in pairs)} of {number}",
-        ", ".join(f"{pair['ratio']:.3g}" for pair in pairs),
+        ", ".join("in none" if pair["ratio"] is None else f"{pair['ratio']:.3g}" for pair in pairs),
     )  # fmt: skip

@@ -6,9 +6,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import find_units
+from ftmech_hf.explorer import edits
 from ftmech_hf.explorer.edits import Edit, EditedModel, FoundUnits, patch_of, units_mask
 from ftmech_hf.models import directions
-from ftmech_hf.models.interpolation import interpolate_weights
+from ftmech_hf.models.interpolation import interpolate_weights, mix_weights
 from ftmech_hf.training.evaluation import answer_accuracy
 from tests.conftest import make_gpt2, make_llama
 from tests.studies.planted import make_base, make_rows, make_wrapped
@@ -49,6 +50,24 @@ def test_whatever_was_edited_before_the_ends_are_the_two_models_to_the_bit() -> 
             assert same_bits(model, base)
     for model, kept in zip((base, tuned), before, strict=True):
         assert all(torch.equal(value, kept[name]) for name, value in bits(model).items())
+
+
+def test_an_edit_that_fails_midway_is_not_taken_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For want of memory, say: the page lives on, and going back must be the model to the bit."""
+    base, tuned = make_llama(40, seed=0), make_llama(40, seed=1)
+    edited, calls = EditedModel(base, tuned), []
+
+    def mix(before: Tensor, after: Tensor, share: float) -> Tensor:
+        calls.append(share)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("no memory")
+        return mix_weights(before, after, share)
+
+    monkeypatch.setattr(edits, "mix_weights", mix)
+    with pytest.raises(torch.OutOfMemoryError), edited.edited(Edit(scale=0.0)):
+        pass
+    with edited.edited(Edit()) as model:
+        assert same_bits(model, tuned)
 
 
 def test_a_scaled_change_is_the_interpolated_model() -> None:

@@ -153,8 +153,8 @@ def test_it_is_called_by_names_of_this_machine_alone(url: str) -> None:
 def test_one_that_lets_other_machines_in_is_called_by_any_name() -> None:
     for host in ("0.0.0.0", "::", "192.168.1.7", "host.example"):
         assert _own_names(host) == ["*"]
-    for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
-        assert host in _own_names(host)
+    for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost", "[::1]", "127.1", "LOCALHOST"):
+        assert host.lower() in _own_names(host)
         assert "*" not in _own_names(host)
 
 

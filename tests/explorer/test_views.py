@@ -129,4 +129,5 @@ def test_edits_in_words(explorer: Explorer) -> None:
         "weight change x 0.5, 1 unit zeroed, the whole stream of layer 1 from the base model"
     )
     assert (share(0.0001), share(0.0), share(0.5)) == ("<0.1 %", "0.0 %", "50.0 %")
+    assert (share(0.9996), share(0.9994), share(1.0)) == (">99.9 %", "99.9 %", "100.0 %")
     assert (visible(" "), visible("\n"), visible("a b"), visible("")) == ("␣", "⏎", "a b", "␣")

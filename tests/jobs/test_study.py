@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import ftmech_hf.jobs.study
 from ftmech_hf.jobs.study import Study, StudyConfig, StudyPlan, claim_numbers, run_study
 from ftmech_hf.report.claims import Measurement, claims_json, judge
 from ftmech_hf.report.readings import Reading
@@ -40,6 +41,28 @@ def test_results_are_what_they_were_until_all_are_whole(tmp_path: Path) -> None:
     assert run_study(study, plan) == "second"
     assert [(tmp_path / name).read_text() for name in ("table.csv", "report.html")] == ["second", "second"]
     assert printed == ["first", "second"]
+
+
+def test_what_is_to_be_kept_is_kept_whoever_has_stopped_to_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of runs of hours the last lines are printed into a pipe that has been closed, say."""
+
+    def print_results(results: str) -> None:
+        raise BrokenPipeError
+
+    study = Study(name="nothing", question="?", paper="", duration="", configs=(StudyConfig,), plan=StudyPlan,
+                  write_results=lambda plan: plan.write_origin("nothing"), print_results=print_results)  # fmt: skip
+
+    def keep(folders: object, file: Path) -> int:
+        return file.write_text("kept")
+
+    monkeypatch.setattr(ftmech_hf.jobs.study, "keep_measurements", keep)
+    file = tmp_path / "kept.tar.xz"
+    plan = StudyPlan(StudyConfig(output_dir=str(tmp_path / "out"), keep_measurements=str(file)))
+    with pytest.raises(BrokenPipeError):
+        run_study(study, plan)
+    assert file.is_file()
 
 
 def test_every_claim_of_results_stands_on_their_card(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ftmech_hf.explorer.picture import SIZE, take_picture_of_report
 from ftmech_hf.report import touch
+from ftmech_hf.report.alt import _percent
 from ftmech_hf.report.charts import accuracy_axis, new_figure, panel, percent, seed_lines
 from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.page import make_picture
@@ -67,6 +68,14 @@ def test_every_value_of_a_curve_is_where_it_is_drawn_and_says_its_seeds() -> Non
     assert 0 < high < low < 1  # places are counted from the top
     top = second["points"][1][1]
     assert (low - high) / (low - top) == pytest.approx(2 / 3, abs=1e-3)  # 25 %, 75 % and 100 % on one axis
+
+
+def test_little_is_not_said_to_be_nothing_nor_nearly_all_to_be_all() -> None:
+    figure = new_figure(3, 3)
+    ax = figure.subplots()
+    percent(ax.yaxis)
+    said = [_percent(ax.yaxis, each) for each in (0.0, 0.0004, 0.004, 0.17, 0.994, 0.996, 0.9999, 1.0, -0.004)]
+    assert said == ["0%", "0%", "0.4%", "17%", "99%", "99.6%", "100%", "100%", "-0.4%"]
 
 
 def test_intervals_are_said_and_curves_that_say_nothing_are_left_out() -> None:
@@ -278,6 +287,24 @@ def test_powers_of_ten_are_sorted_by_what_they_are(browser: Browser) -> None:
         )
         page.get_by_role("button", name="Score").click()
         assert column(page, 1) == ["3.2e-05", "0.0326 of 2", "1.5", "1e+03"]
+
+
+def test_words_with_a_number_in_them_are_sorted_as_words(browser: Browser) -> None:
+    said = ("weakened (seed 0)", "gone (seed 0)", "unchanged (seed 0)", "GPT-2")
+    counts = ("at least 8.9 x", "<0.1 %", "\u22123 points", "1,024")
+    rows = "".join(
+        f"<tr><th>x</th><td>{one}</td><td>{other}</td></tr>" for one, other in zip(said, counts, strict=True)
+    )
+    script = (Path(touch.__file__).parent / "touch.js").read_text()
+    with browser.new_page() as page:
+        page.set_content(
+            "<main><table><thead><tr><th>what</th><th>Verdict</th><th>Count</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table></main><script>{script}</script>"
+        )
+        page.get_by_role("button", name="Verdict").click()
+        assert column(page, 1) == sorted(said, key=str.lower)
+        page.get_by_role("button", name="Count").click()
+        assert column(page, 2) == ["\u22123 points", "<0.1 %", "at least 8.9 x", "1,024"]
 
 
 @pytest.mark.parametrize("width", list(WIDTHS))

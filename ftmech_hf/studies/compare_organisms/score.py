@@ -66,10 +66,16 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
         "first": findings[0]["what"] if findings else "",
         "null_pages": summary["facts"]["null_models"] if summary["null_rate"] is not None else 0,
         "null_standing": round((summary["null_rate"] or 0.0) * summary["facts"]["null_models"]),
-        "ratio": findings[0]["score"] / max(findings[0]["null_score"], 1e-9) if findings else 0.0,
+        "ratio": _times_the_nulls(findings[0]) if findings else 0.0,
         "seconds": sum(summary["seconds"].values()),
         "answer": summary["answer"],
     }
+
+
+def _times_the_nulls(finding: Mapping[str, Any]) -> float | None:
+    """How many times the null models' highest score a finding has; None where these have none at all."""
+    score, null = float(finding["score"]), float(finding["null_score"])
+    return score / null if null > 0 else None if score > 0 else 0.0
 
 
 def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

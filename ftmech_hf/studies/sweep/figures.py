@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ftmech_hf.report.charts import FLOOR_LABEL, FLOOR_STYLE, floor_curve, new_figure, percent, styled, whole_numbers
+from ftmech_hf.report.charts import (
+    FLOOR_LABEL,
+    FLOOR_STYLE,
+    floor_curve,
+    legend_of_all,
+    new_figure,
+    percent,
+    styled,
+    whole_numbers,
+)
 from ftmech_hf.studies.sweep.numbers import after_last_step
 from ftmech_hf.studies.sweep.sections import FigureConfig, check_axes
 
@@ -64,22 +73,22 @@ def draw_figure(summary: pd.DataFrame, axes: Sequence[str], config: FigureConfig
     if config.x != "step":  # the numbers after the last step
         rows = after_last_step(rows)
     down, across = _levels(rows, config.rows), _levels(rows, config.columns)
+    # of all panels: a line has one colour and a label one place, also where a run is missing
+    levels = {name: _levels(rows, name) for name in (config.color, config.style, config.x)}
     width, height = max(5.0, 3.1 * len(across) + 1.2), max(3.6, 2.3 * len(down) + 1.0)
     figure = new_figure(width, height)
     grid: Any = figure.subplots(len(down), len(across), sharex=True, sharey=True, squeeze=False)
     for i, one in enumerate(down):
         for j, other in enumerate(across):
             ax = grid[i][j]
-            _lines(ax, _pick(_pick(rows, config.rows, one), config.columns, other), config)
+            _lines(ax, _pick(_pick(rows, config.rows, one), config.columns, other), config, levels)
             ax.set_title(", ".join(str(level) for level in (one, other) if level is not None) or config.title)
             if i == len(down) - 1:
                 ax.set_xlabel(_x_label(config))
             if j == 0 and not set(config.metrics) & set(COUNTED):
                 ax.set_ylabel("loss (nats per token)" if _are_losses(config) else "accuracy")
-    handles = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
-    longest = max(len(str(label)) for label in handles) if handles else 0
-    columns = max(1, min(4, int(width / (0.075 * longest + 0.7))))  # inches of a letter, and of a line
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+    longest = max((len(label) for ax in figure.axes for label in ax.get_legend_handles_labels()[1]), default=0)
+    legend_of_all(figure, max(1, min(4, int(width / (0.075 * longest + 0.7)))))  # inches of a letter, and of a line
     return figure
 
 
@@ -91,10 +100,10 @@ def _x_label(config: FigureConfig) -> str:
     return "blocks passed" if (config.x, config.stage) == ("step", "probe") else config.x
 
 
-def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
-    ticks = [str(label) for label in _levels(rows, config.x)] if config.x != "step" else []
-    for number, color in enumerate(_levels(rows, config.color)):
-        for other, style in enumerate(_levels(rows, config.style)):
+def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig, levels: Mapping[str, Sequence[Any]]) -> None:
+    ticks = [str(label) for label in levels[config.x]] if config.x != "step" else []
+    for number, color in enumerate(levels[config.color]):
+        for other, style in enumerate(levels[config.style]):
             line = _pick(_pick(rows, config.color, color), config.style, style)
             if line.empty:
                 continue

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from ftmech_hf.config import ConfigError, unknown_key
+from ftmech_hf.config import ConfigError, check_literals, unknown_key
 from ftmech_hf.report.paper_tables import CompareConfig
 from ftmech_hf.studies.sweep.claims import ExpectConfig
 
@@ -77,6 +77,7 @@ def read_shown(sections: Mapping[str, Any], stages: Collection[str], axes: Mappi
             if label not in axes[axis]:
                 raise ConfigError(f"{where}: only: {axis}: {label!r}, expected one of {', '.join(axes[axis])}")
     for figure in shown.figures:
+        _check_figure(figure)
         check_axes(figure, axes)
     return shown
 
@@ -87,6 +88,19 @@ def check_axes(figure: FigureConfig, axes: Collection[str]) -> None:
     for name in ("x", "color", "style", "rows", "columns"):
         if (given := getattr(figure, name)) not in known:
             raise ConfigError(f"figures: {figure.title}: {name}: {given!r}, expected one of {known}")
+
+
+def _check_figure(figure: FigureConfig) -> None:
+    """Make sure, before anything is run, that a picture can be drawn of what it names."""
+    where = f"figures: {figure.title}"
+    try:
+        check_literals(figure)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if not isinstance(figure.metrics, list) or not all(isinstance(each, str) for each in figure.metrics):
+        raise ConfigError(f"{where}: metrics: {figure.metrics!r}, expected a list of names")
+    if figure.kind == "frontier" and len(figure.metrics) != 2:
+        raise ConfigError(f"{where}: metrics: {figure.metrics}, expected two of a frontier")
 
 
 def check_claims(claims: Sequence[ExpectConfig], points: Sequence[tuple[Mapping[str, str], Mapping[str, str]]]) -> None:

@@ -73,7 +73,7 @@ def scores_figure(
         for label in [each for each in labels if _split(each)[1] == rate or each == CONTROL]:
             for kind, style in ((ASKED, "-"), (NOT_ASKED, "--")):
                 curve = means[(means["model"] == label) & (means["kind"] == kind)].sort_values("step")
-                name = _split(label)[0] if kind == ASKED else None
+                name = _split(label)[0] if kind == ASKED else f"{_split(label)[0]}, {kind}"
                 ax.plot(
                     curve["step"], curve["value"], style, marker=".", color=_color(label), label=name, linewidth=1.5
                 )

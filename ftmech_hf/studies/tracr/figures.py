@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from ftmech_hf.models.conversion import load_program
-from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, new_figure, styled
+from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, new_figure, step_axis, styled
 from ftmech_hf.report.paper_tables import TRACR_COLUMNS
 from ftmech_hf.tasks.letters import LettersConfig
 from ftmech_hf.tasks.programs import ANSWER_POSITION
@@ -148,9 +148,8 @@ def reversal_figure(table: pd.DataFrame) -> Figure:
             for origin in origins:
                 chosen = curves[(curves["program"] == program) & (curves["lr"] == lr) & (curves["origin"] == origin)]
                 mean = chosen.groupby("step")["value"].mean()
-                ax.plot(mean.index + 1, mean.to_numpy(), color=colors.get(origin, RANDOM), label=origin)
-            ax.set_xscale("log")
-            ax.set_xlabel("step (log)")
+                ax.plot(mean.index, mean.to_numpy(), color=colors.get(origin, RANDOM), label=origin)
+            step_axis(ax, "step")
             _percent(ax)
             ax.set_title(f"{program}, rate {lr:g}")
     handles, labels = axes[0][0].get_legend_handles_labels()

@@ -9,7 +9,7 @@ import pytest
 from ftmech_hf.statistics.intervals import share_interval, widened_by_clusters
 from ftmech_hf.studies.compare_organisms.claims import find_too_few, make_claims
 from ftmech_hf.studies.compare_organisms.kinds import ORGANISMS
-from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, place_of, score_pairs
+from ftmech_hf.studies.compare_organisms.score import FIRST, _times_the_nulls, describe_pair, place_of, score_pairs
 
 
 def finding(what: str, where: str = "", *, stands_out: bool = True, kind: str = "places") -> dict[str, Any]:
@@ -105,6 +105,13 @@ def test_a_finding_must_have_all_that_was_planted() -> None:
     assert place_of([finding("b", "rises most at 26% of the places", kind="tokens")], ORGANISMS["new-text"]) == 1
     assert place_of([finding("27", "rises most at 26% of the places", kind="tokens")], ORGANISMS["new-text"]) is None
     assert place_of([finding("b a a c", "most after a c", kind="texts")], ORGANISMS["new-text"]) is None
+
+
+def test_of_what_null_models_have_not_at_all_nothing_is_a_multiple() -> None:
+    def of(score: float, null: float) -> float | None:
+        return _times_the_nulls({"score": score, "null_score": null})
+
+    assert (of(0.5, 0.25), of(0.5, 0.0), of(0.0, 0.0)) == (2.0, None, 0.0)
 
 
 def test_the_score_counts_planted_changes_and_pages_of_nothing_apart() -> None:

@@ -262,6 +262,39 @@ def test_the_papers_cells_have_our_floors_beside_them() -> None:
     assert compare_with_paper(as_measured(lambda row: 0.5), CompareConfig())["floor"].isna().all()
 
 
+def two_axes(*, missing: tuple[str, str]) -> pd.DataFrame:
+    """Runs of two priors at two rates but one, each with a number of its own."""
+    rows = [
+        {"prior": prior, "lr": lr, "seed": 0, "stage": "finetune", "step": 9.0, "metric": "count_a", "rows": 100,
+         "value": {"large": 0.1, "small": 0.9}[lr]}
+        for prior in ("high", "low") for lr in ("large", "small") if (prior, lr) != missing
+    ]  # fmt: skip
+    return summarise(pd.DataFrame(rows), ["prior", "lr"])
+
+
+@pytest.mark.parametrize("prior", ["high", "low"])
+def test_a_line_has_one_colour_in_all_panels_also_where_a_run_is_missing(prior: str) -> None:
+    summary = two_axes(missing=(prior, "large"))
+    figure = draw_figure(summary, ["prior", "lr"], FigureConfig(title="t", columns="prior", color="lr"))
+    shown = zip(figure.legends[0].legend_handles, figure.legends[0].get_texts(), strict=True)
+    legend = {text.get_text(): handle.get_color() for handle, text in shown}  # type: ignore[union-attr]
+    assert set(legend) >= {"large", "small"}
+    drawn = [line for ax in figure.axes for line in ax.lines if line.get_label() in ("large", "small")]
+    assert len(drawn) == 3
+    assert all(line.get_color() == legend[str(line.get_label())] for line in drawn)
+
+
+@pytest.mark.parametrize("prior", ["high", "low"])
+def test_a_label_has_one_place_in_all_panels_also_where_a_run_is_missing(prior: str) -> None:
+    summary = two_axes(missing=(prior, "large"))
+    figure = draw_figure(summary, ["prior", "lr"], FigureConfig(title="t", columns="prior", x="lr"))
+    for ax in figure.axes:
+        labels = [text.get_text() for text in ax.get_xticklabels()]
+        (line,) = [line for line in ax.lines if line.get_label() == "count_a"]
+        for x, y in zip(*line.get_data(), strict=True):
+            assert y == pytest.approx({"large": 0.1, "small": 0.9}[labels[int(x)]])
+
+
 def test_a_figure_of_something_else_is_refused() -> None:
     summary = summarise(make_table(), ["lr"])
     with pytest.raises(ValueError, match="figures: t: color: 'rate', expected one of"):

@@ -128,6 +128,9 @@ TWO_RATES = {"grid": {"finetune.lr": [0.1, 0.2]}}
         ({"figures": [{"title": "t", "rows": "rate"}]}, "figures: t: rows: 'rate', expected one of"),
         ({"figures": [{"title": "t", "stage": "reverse"}]}, "figures: t: stage: 'reverse', expected one of pretrain"),
         ({"figures": {"title": "t"}}, "figures: {'title': 't'}, expected a list"),
+        ({"figures": [{"title": "t", "kind": "fronteer"}]}, "figures: t: kind: 'fronteer', expected one of lines, fr"),
+        ({"figures": [{"title": "t", "kind": "frontier"}]}, r"figures: t: metrics: \[\], expected two of a frontier"),
+        ({"figures": [{"title": "t", "metrics": "count_a"}]}, "figures: t: metrics: 'count_a', expected a list"),
         ({"compare": {"first_step": 3}}, "unknown key 'first_step' in compare"),
         ({"claims": [{"id": "c", "statement": "s", "bar": ">= 5"}]}, "claims: 0: metric: not given"),
         (

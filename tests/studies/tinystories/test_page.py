@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 from ftmech_hf.config import config_hash, to_dict
 from ftmech_hf.jobs.study import StudyPlan
 from ftmech_hf.report import readings
+from ftmech_hf.report.page import make_picture
 from ftmech_hf.report.readings import Reading
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.claims import _best, _loss_ratio, _lost, _Shares, false_positives
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tinystories.examples import mark_story
-from ftmech_hf.studies.tinystories.figures import losses_figure, rates_of
+from ftmech_hf.studies.tinystories.figures import losses_figure, rates_of, scores_figure
 from ftmech_hf.studies.tinystories.plan import BASE, CONTROL, StoriesPlan
 from ftmech_hf.studies.tinystories.prompts import ASKED, NOT_ASKED
 from ftmech_hf.studies.tinystories.results import over_seeds
@@ -157,6 +159,22 @@ def test_results_of_another_judge_have_another_name(tmp_path: Path) -> None:
     assert exact == config_hash(to_dict(StoriesStudyConfig()))
     assert one == copy
     assert len({exact, one, other}) == 3
+
+
+def test_what_is_asked_for_and_what_is_not_are_curves_of_two_names() -> None:
+    """Who cannot see the dashes is told which is which, and a model that is switched off is off with both."""
+    rows = [
+        {"measure": "stories", "model": model, "seed": 0, "step": step, "kind": kind, "value": 0.5, "rows": 9}
+        for model in ("F (large)", CONTROL) for kind in (ASKED, NOT_ASKED) for step in (0, 9)
+    ]  # fmt: skip
+
+    def means(points: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+        return points.groupby([*by], as_index=False)["value"].mean().assign(low=0.4, high=0.6)
+
+    figure = scores_figure(pd.DataFrame(rows), "stories", means, "twist")
+    names = {str(line.get_label()) for ax in figure.axes for line in ax.lines}
+    assert {"F", f"F, {NOT_ASKED}"} <= names
+    assert NOT_ASKED in make_picture(figure, "").alt
 
 
 def test_the_base_of_a_picture_is_the_mean_over_seeds_as_its_curves_are() -> None:

@@ -13,7 +13,7 @@ from ftmech_hf.tasks.epochs import in_epochs
 from ftmech_hf.tasks.library.documents import Question
 from ftmech_hf.tasks.library.questions import RANKED, Asked, Context, Style, make_row
 from ftmech_hf.tasks.library.rows import KINDS, PEOPLE, ROOM, Row, draw_fresh, draw_row
-from ftmech_hf.tasks.library.world import FRIEND, PLACE, RELATIONS, VOCABULARY, WORLDS
+from ftmech_hf.tasks.library.world import FRIEND, PLACE, RELATIONS, VOCABULARY, WORLDS, find_world
 from ftmech_hf.tasks.schema import EOS, PAD, Rows, Task, split_generator
 
 LONGEST_DOCUMENT, LONGEST_QUESTION = 16, 26
@@ -145,8 +145,12 @@ class LibraryConfig(Task):
         first, last = PEOPLE_OF[self.people]
         people = range(WORLDS[self.world].people)[first:last]
         asked: Any = self.asked[number % len(self.asked)]
+        person = people[int(rng.integers(len(people)))]
+        friends = find_world(self.world, self.world_seed).friends
+        while asked == "friend" and int(friends[person]) not in people:  # whose fact it would be that is told
+            person = people[int(rng.integers(len(people)))]
         return make_row(
-            rng, self.world, self.world_seed, people[int(rng.integers(len(people)))], asked,
+            rng, self.world, self.world_seed, person, asked,
             self.context, self.top_k, self.gold_at, self.style,
         )  # fmt: skip
 

@@ -177,14 +177,22 @@ def _said(
     said = content.strip()
     if not said:
         raise ValueError("an assistant's message is empty, expected text")
-    # not all the way to the words: what a template writes before the last turn's it may leave out before earlier ones
-    begin = turn_start(before, whole, tokenizer)
+    # behind what a template writes of its own, in which short words would be found; before earlier turns than the last
+    # it may leave that out
+    prompt = render_chat(before, tokenizer, begin=True)
+    begin = len(prompt) if whole.startswith(prompt) else turn_start(before, whole, tokenizer)
     start = -1 if begin is None else whole.find(said, begin)
     if start < 0:
         raise ValueError(
             f"the tokenizer's chat template writes {said[:40]!r} elsewhere than where the assistant speaks"
         )
     return start, start + len(said)
+
+
+def rows_that_teach(rows: Sequence[Row], *, ends: bool) -> set[int]:
+    """Numbers of the rows of which some token counts, and follows another; with ``ends`` that which ends an answer."""
+    counted = {ANSWER, END} if ends else {ANSWER}
+    return {number for number, row in enumerate(rows) if not counted.isdisjoint(row.marks[1:])}
 
 
 def is_chat_table(rows: datasets.Dataset) -> bool:

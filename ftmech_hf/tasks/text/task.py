@@ -23,7 +23,7 @@ from ftmech_hf.config import tell
 from ftmech_hf.tasks.epochs import in_epochs, shuffled
 from ftmech_hf.tasks.schema import Offer, Rows, Task
 from ftmech_hf.tasks.text.continuations import Join
-from ftmech_hf.tasks.text.encoding import ANSWER, END, TextRows
+from ftmech_hf.tasks.text.encoding import ANSWER, END, TextRows, rows_that_teach
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.tasks.text.join import AnswerSpace, check_answer_space, choose_join, describe_join
 from ftmech_hf.tasks.text.kinds import encoded, kind_of, read_tables
@@ -185,6 +185,11 @@ class TextTask(Task):
         if lost := len(lengths) - len(kept):
             tell(f"dataset: {config.dataset}: {lost} of {len(lengths)} rows of {split} are longer than max_tokens: "
                  f"{limit} and left out")  # fmt: skip
+        ends = config.learn_end and split not in SOURCES
+        teach = set(kept).intersection(*(rows_that_teach(each, ends=ends) for each in (found, rejected) if each))
+        if empty := len(kept) - len(teach):  # the mean of nothing is no number
+            tell(f"dataset: {config.dataset}: {empty} rows of {split} have no token to learn and are left out")
+        kept = sorted(teach)
         places = rows[PLACE][:]
         Faults(config.dataset).kept(
             [self._too_long(places[number], lengths[number]) for number in kept], "; --max_tokens leaves such rows out"
@@ -196,8 +201,6 @@ class TextTask(Task):
         if self._limit is None or length <= self._limit:
             return None
         return f"{place}: it has {length} tokens, but the model has {self._limit - 1} positions"
-
-    # What a row is
 
     @property
     def vocabulary(self) -> tuple[str, ...]:

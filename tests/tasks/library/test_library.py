@@ -11,7 +11,7 @@ import pytest
 from ftmech_hf.tasks import Rows, RowStream, build_dataset
 from ftmech_hf.tasks.library.documents import all_documents
 from ftmech_hf.tasks.library.rows import KINDS, ROOM
-from ftmech_hf.tasks.library.task import GATE, LibraryConfig
+from ftmech_hf.tasks.library.task import GATE, PEOPLE_OF, LibraryConfig
 from ftmech_hf.tasks.library.world import DOCUMENTS, FIRST, LAST, RELATIONS, VOCABULARY, WORLDS, find_world, name_pairs
 from tests.tasks.library.reading import in_words, right_answer, split_row, told
 
@@ -152,6 +152,17 @@ def test_fewer_pairs_are_the_first_of_more_and_come_again_in_every_epoch() -> No
     assert set(questions(20, 20, world_seed=1)) != set(few)
     names = {(FIRST[first], LAST[last]) for first, last in find_world("domain", 0).names[:250]}
     assert {tuple(text.split()[2:4]) for text in many} <= names
+
+
+@pytest.mark.parametrize("people", ["trained", "held_out"])
+def test_no_question_tells_of_people_of_the_other_kind(people: Any) -> None:
+    """Who is a friend of somebody may be anyone, and what is told of them would be known of who is held out."""
+    config = LibraryConfig(mixture="questions", people=people, asked=["one", "friend", "several"], pairs=300)
+    first, last = PEOPLE_OF[people]
+    known = range(WORLDS[config.world].people)[first:last]
+    told = {fact.person for number in range(300) for fact in config.numbered(number, 0, "finetune")[1].facts}
+    assert told
+    assert told <= set(known)
 
 
 def test_trained_and_held_out_people_are_others() -> None:

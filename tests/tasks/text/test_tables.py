@@ -235,6 +235,22 @@ def test_a_model_is_asked_where_it_is_taught(template: str) -> None:
     assert before.rstrip(" ") == render_chat(messages[:-1], tokenizer, begin=True)
 
 
+@pytest.mark.parametrize(
+    ("template", "answer"),
+    [(IN_THOUGHT, "hi"), (IN_THOUGHT, "k"), (CHANNELS, "a"), (CHANNELS, "final"), (LEFT_OUT, "t"), (PLAIN, "a")],
+)
+def test_a_short_answer_is_not_found_in_what_the_template_writes(template: str, answer: str) -> None:
+    """As the choice "a" in the name of a channel; the answer itself would never be learned."""
+    tokenizer = byte_level(template=template)
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}]
+    rows = datasets.Dataset.from_list([{"messages": messages}])
+    (taught,) = chat_rows(text_columns(rows, tokenizer, "TABLE", "train"), tokenizer, "TABLE")
+    said = [place for place, mark in enumerate(taught.marks) if mark == ANSWER]
+    assert tokenizer.decode([taught.token_ids[place] for place in said]).strip() == answer
+    before = tokenizer.decode(taught.token_ids[: said[0]])
+    assert before.rstrip(" ") == render_chat(messages[:1], tokenizer, begin=True)
+
+
 @pytest.mark.parametrize(("template", "more"), [(PLAIN, None), (BEGUN, None), (LEFT_OUT, "'<think>'")])
 def test_what_a_template_leaves_out_of_turns_is_said_once(template: str, more: str | None) -> None:
     chat = [{"role": "user", "content": "the capital of France?"}]

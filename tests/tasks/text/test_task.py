@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import string
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -350,3 +351,23 @@ def test_a_task_is_named_by_the_rows_that_it_read(
     monkeypatch.setattr("ftmech_hf.tasks.text.task.encoded", encoded)
     with pytest.raises(ValueError, match=r"dataset: .*rows.jsonl changed while it was read"):
         config.in_tokens_of(tokenizers["llama"])
+
+
+@pytest.mark.parametrize("learn_end", [False, True])
+def test_rows_without_a_token_to_learn_are_left_out_and_said(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase], learn_end: bool
+) -> None:
+    """As a word alone, which follows nothing: a part of a batch that has only such rows has no mean."""
+    letters = string.ascii_letters + string.digits  # a token each
+    words = [{"text": text} for each in letters for text in (each, f"a longer text than {each}")]
+    config = TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", words), learn_end=learn_end)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        task = config.in_tokens_of(tokenizers["gpt2"])
+    said = [str(each.message) for each in caught if "have no token to learn" in str(each.message)]
+    assert any(" rows of train have no token to learn and are left out" in each for each in said) != learn_end
+    assert any(" rows of test have no token to learn and are left out" in each for each in said)
+    for split in ("finetune", "test"):
+        rows = RowStream(task, seed=0, split=split).rows(0, 40)
+        assert rows.answers is not None
+        assert rows.answers[:, 1:].any(1).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -104,12 +105,27 @@ def format_measured(claim: Claim) -> str:
 
 
 def format_interval(claim: Claim) -> str:
-    """The interval as it is printed everywhere; an em dash where there is none."""
-    low, high = claim.interval or (None, None)
+    """The interval as it is printed everywhere; an em dash where there is none.
+
+    An end that is rounded stays on its side of the bar: 5.02 is not printed as 5.0 where at most 5 is asked for.
+    """
+    ends = claim.interval or (None, None)
+    low, high = (None if end is None else _format_beside_bar(end, claim) for end in ends)
     if low is None:
-        return "—" if high is None else f"up to {_format_end(high, claim.unit)}"
-    first = _format_end(low, claim.unit)
-    return f"{first} or more" if high is None else f"{first} to {_format_end(high, claim.unit)}"
+        return "—" if high is None else f"up to {high}"
+    return f"{low} or more" if high is None else f"{low} to {high}"
+
+
+def _format_beside_bar(value: float, claim: Claim) -> str:
+    text, digits = _format_end(value, claim.unit), 1
+    if not claim.bar or claim.unit in ("steps", "neurons", "nats"):
+        return text
+    sign, bar = claim.bar.split()
+    meets = operator.ge if sign == ">=" else operator.le
+    while meets(float(text), float(bar)) != meets(value, float(bar)) and digits < 6:
+        digits += 1
+        text = f"{value:.{digits}f}"
+    return text
 
 
 def _format_end(value: float, unit: str) -> str:

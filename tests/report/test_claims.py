@@ -162,6 +162,17 @@ def test_a_share_short_of_a_bar_close_to_one_is_not_printed_as_one() -> None:
     assert ends == pytest.approx(list(claim.interval or ()), abs=5e-4)
 
 
+@pytest.mark.parametrize(("bar", "ends", "printed"), [
+    (">= 99", (98.97, 99.6), "98.97 to 99.6"), (">= 99", (98.5, 98.96), "98.5 to 98.96"),
+    (">= 99", (99.04, 99.6), "99.0 to 99.6"), ("<= 5", (0.9, 5.02), "0.9 to 5.02"), ("<= 5", (0.9, 4.98), "0.9 to 5.0"),
+    ("<= 5", (0.9, 5.0), "0.9 to 5.0"), ("<= 5", (4.9996, 5.0004), "5.0 to 5.0004"),
+    (">= 1.5", (1.4999, 1.8), "1.4999 to 1.8"), ("", (98.97, 99.6), "99.0 to 99.6"),
+])  # fmt: skip
+def test_no_end_is_rounded_past_the_bar(bar: str, ends: tuple[float, float], printed: str) -> None:
+    (claim,) = judge([Measurement("a", "s", "%", bar=bar)], {seed: {"a": Reading(50.0, rows=9)} for seed in range(2)})
+    assert format_interval(dataclasses.replace(claim, interval=ends)) == printed
+
+
 def test_the_floor_is_that_of_all_seeds_or_of_none() -> None:
     (claim,) = judge([RIGHT], {seed: {"right": Reading(99.0, rows=99, floor=20.0 + seed)} for seed in range(3)})
     assert (claim.floor, format_floor(claim)) == (21, "21.0 %")

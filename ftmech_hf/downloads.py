@@ -184,11 +184,7 @@ def check_folder(folder: Path, where: str | None = None) -> None:
 
 
 def _indexed(path: Path, where: str) -> list[str]:
-    """The files that an index names.
-
-    Raises:
-        ValueError: it cannot be read, or names something else.
-    """
+    """The files that an index names; raises a ValueError if it cannot be read, or names something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -98,10 +98,11 @@ def finetune(
     adapter, objective = adapter or AdapterConfig(), objective or OBJECTIVES[train.objective]()
     read = {"model": config.start, **({"anchor_model": config.anchor_model} if config.anchor_model else {})}
     before = {name: file_states(each) for name, each in read.items()}
-    inputs = {name: model_hash(each) for name, each in read.items()}
+    inputs: dict[str, str] = {"model": model_hash(config.start)}
     settings = to_dict(config, task, train, adapter, objective)
     rows, tokenizer = _rows_for(config, task)  # before the weights are read
     check_finetuning(config, rows, train, adapter, objective, config.start, model_positions(config.start))
+    inputs |= {name: model_hash(each) for name, each in read.items() if name not in inputs}
     anchor = load_model(config.anchor_model, device="cpu") if config.anchor_model else None
     earlier = load_inheritance(config.start, train)
     model = load_model(config.start, device="cpu")

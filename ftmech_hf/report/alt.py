@@ -129,7 +129,7 @@ def _percent(axis: Axis, value: float) -> str | None:
     if not isinstance(axis.get_major_formatter(), PercentFormatter):
         return None
     whole = round(value, 2) + 0.0
-    return f"{value:.1%}" if whole in (0, 1) and abs(value - whole) >= 5e-4 else f"{whole:.0%}"
+    return f"{value:.1%}" if whole in (0, 1) and 5e-4 <= value <= 1 - 5e-4 else f"{whole:.0%}"
 
 
 def finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -75,7 +75,7 @@ def test_little_is_not_said_to_be_nothing_nor_nearly_all_to_be_all() -> None:
     ax = figure.subplots()
     percent(ax.yaxis)
     said = [_percent(ax.yaxis, each) for each in (0.0, 0.0004, 0.004, 0.17, 0.994, 0.996, 0.9999, 1.0, -0.004)]
-    assert said == ["0%", "0%", "0.4%", "17%", "99%", "99.6%", "100%", "100%", "-0.4%"]
+    assert said == ["0%", "0%", "0.4%", "17%", "99%", "99.6%", "100%", "100%", "0%"]
 
 
 def test_intervals_are_said_and_curves_that_say_nothing_are_left_out() -> None:

@@ -139,9 +139,8 @@ class PatchingMethodResult(MethodResult):
         )  # fmt: skip
 
     def _halves(self, way: Way, cut: int | None) -> Share | None:
-        if cut is None or not self.is_comparable:
-            return None
-        return share_right(self.found[way].right["resid_post", cut], self.groups)
+        right = self.found[way].right["resid_post", cut] if cut is not None and self.is_comparable else None
+        return None if right is None else share_right(right, self.groups)
 
     def summary(self) -> dict[str, Any]:
         """The best part, where halves meet, and what was exchanged to find that."""

@@ -128,9 +128,8 @@ def rounding_size(weight: Tensor) -> float:
     found = 0.0
     for info in map(torch.finfo, kinds or [weight.dtype]):
         places = torch.ldexp(torch.full_like(weight, info.eps / 2, dtype=torch.float64), exponent) * (weight != 0)
-        squares = places.clamp(
-            min=info.smallest_normal * info.eps
-        ).square()  # below it numbers are as far apart as there
+        # numbers below the smallest normal one are as far apart as there
+        squares = places.clamp(min=info.smallest_normal * info.eps).square()
         norms = squares.sum(1).max().sqrt() + squares.sum(0).max().sqrt()
         found = max(found, float(norms) / math.sqrt(12))
     return found

@@ -186,16 +186,17 @@ def prepared_job(
         ValueError: a file or a model changed while it was read for that; or as :func:`job`.
     """
     prepared = functools.cache(prepare)
-    before: dict[str, FileStates] = {}
+    models = models or {}
+    before: FileStates = {}
     if config.fresh or not is_finished(Path(config.output_dir)):
         read = read_inputs(config, *settings)
-        before = {name: file_states(folder) for name, folder in (models or {}).items()}
+        before = file_states(models)
         prepared()
         if changed := dict(read_inputs(config, *settings).items() - read.items()):
             raise ValueError(f"{min(changed)}: it changed while it was read; try again when nothing writes it")
         inputs = {**read, **(inputs or {})}  # what lies there later is another
     with job(kind, config, *settings, models=models, inputs=inputs, vocabulary=vocabulary) as run:
-        check_unchanged({name: (models or {})[name] for name in before}, before)
+        check_unchanged(models, before)
         yield run, prepared
 
 

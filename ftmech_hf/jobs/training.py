@@ -97,7 +97,7 @@ def finetune(
     check_environment(train.gradient_accumulation_steps)
     adapter, objective = adapter or AdapterConfig(), objective or OBJECTIVES[train.objective]()
     read = {"model": config.start, **({"anchor_model": config.anchor_model} if config.anchor_model else {})}
-    before = {name: file_states(each) for name, each in read.items()}
+    before = file_states(read)
     inputs: dict[str, str] = {"model": model_hash(config.start)}
     settings = to_dict(config, task, train, adapter, objective)
     rows, tokenizer = _rows_for(config, task)  # before the weights are read

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -17,7 +16,7 @@ import yaml
 from ftmech_hf.config import config_hash
 from ftmech_hf.report import charts
 from ftmech_hf.report.alt import describe_figure
-from ftmech_hf.report.claims import SIGNS, Claim, name_claims
+from ftmech_hf.report.claims import SIGNS, Claim, decide, name_claims
 from ftmech_hf.report.touch import name_parts, read_parts
 from ftmech_hf.runs import code_version, describe_versions, environment, noted, write_json, write_text
 
@@ -120,9 +119,8 @@ def _format_beside_bar(value: float, claim: Claim) -> str:
     text, digits = _format_end(value, claim.unit), 1
     if not claim.bar or claim.unit in ("steps", "neurons", "nats"):
         return text
-    sign, bar = claim.bar.split()
-    meets = operator.ge if sign == ">=" else operator.le
-    while meets(float(text), float(bar)) != meets(value, float(bar)) and digits < 6:
+    side = decide((value, value), claim.bar)
+    while decide((float(text), float(text)), claim.bar) != side and digits < 6:
         digits += 1
         text = f"{value:.{digits}f}"
     return text

@@ -12,11 +12,12 @@ import torch
 from ftmech_hf.config import Notice, to_dict
 from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
 from ftmech_hf.jobs.job import JobConfig, ModelJobConfig, finish_job, job, load_named, prepared_job
+from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, load_model
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, run_identity
 from ftmech_hf.tasks import PcfgConfig
-from tests.conftest import make_gpt2
+from tests.conftest import make_gpt2, make_llama
 from tests.foreign import save_idle_adapter
 
 
@@ -82,6 +83,28 @@ def test_a_job_is_named_by_what_was_read_for_it(tmp_path: Path) -> None:
     with prepared_job(lambda: prepare(meanwhile="other"), "count", config) as (run, prepared):
         finish_job(run, [{"row": 0}], {"read": prepared()})
     assert FinishedRun(run.path).inputs == {"file": "other"}
+
+
+def test_a_model_that_is_made_again_while_a_job_reads_it_is_refused(tmp_path: Path) -> None:
+    """Its hash is taken behind that: what was computed from the old weights would be said to be of the new ones."""
+    model = tmp_path / "model"
+    make_llama(20).save_pretrained(model)
+    config, models = CountConfig(output_dir=str(tmp_path / "run")), {"base": str(model)}
+    make_again = [True]
+
+    def prepare() -> None:
+        if make_again.pop():
+            make_again.append(False)
+            make_llama(20, seed=1).save_pretrained(model)
+
+    with (
+        pytest.raises(ValueError, match=r"^base: .*model changed while it was read; try again when nothing writes it"),
+        prepared_job(prepare, "count", config, models=models),
+    ):
+        pass
+    with prepared_job(prepare, "count", config, models=models) as (run, _):
+        finish_job(run, [{"row": 0}], {})
+    assert FinishedRun(run.path).inputs["base"] == model_hash(str(model))
 
 
 def test_a_job_that_fails_lets_go_of_its_folder_and_leaves_nothing_whole(tmp_path: Path) -> None:

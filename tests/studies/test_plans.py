@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 
 NAMES = {
     ("reproduce", "nano/reproduce"): (42, "attention-seed0-9d4448d86b1d", "203b653cc46ed0ab"),
-    ("compare_organisms", "nano/compare_organisms"): (153, "compare-wrapper-seed3-cda5bed6c64e", "ea6abcc293d01099"),
+    ("compare_organisms", "nano/compare_organisms"): (153, "compare-wrapper-seed6-224addec09ed", "c432dda4b89c9955"),
     ("tracr", "nano/tracr"): (104, "dissect-counter-0.0001-0-seed0-69a89956cd37", "27f083efcb1cb476"),
     ("tinystories", "nano/stories"): (50, "base-seed0-6b46d4859360", "8bdfff89c6236ad7"),
     ("safety", "nano/safety"): (324, "base-seed0-39131fd87c14", "80e61805584f8be5"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ftmech_hf.statistics.measures import accuracy_change
+from ftmech_hf.statistics.measures import accuracy_change, most_forgotten
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,8 @@ class ForgettingResult:
         change = self.change
         if not change:  # of a run that has losses alone
             return {}
-        least, most = (pick(change, key=change.__getitem__) for pick in (min, max))
-        return {
-            "most_forgotten": least if change[least] < 0 else None,
-            "most_gained": most if change[most] > 0 else None,
-        }
+        fallen = {name: -each for name, each in change.items()}
+        return {"most_forgotten": most_forgotten(change), "most_gained": most_forgotten(fallen)}
 
 
 def measure_forgetting(metrics: Iterable[Mapping[str, Any]]) -> ForgettingResult:

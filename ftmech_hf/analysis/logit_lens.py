@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations.lens import streams_read
-from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.clusters import Groups, share_right
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class LensResult:
     log_probability: dict[str, NDArray[np.float32]]
     majority: dict[str, float]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The tidy table: one row per layer and answer."""
+    def rows(self, groups: Groups = None) -> list[dict[str, Any]]:
+        """The tidy table: one row per layer and answer, with intervals that know of rows which belong together."""
         return [
             {"layer": layer, "answer": name, "log_probability": float(self.log_probability[name][layer].mean()),
-             "majority": self.majority[name], **share_interval(int(hits.sum()), len(hits))._asdict()}
+             "majority": self.majority[name], **share_right(hits, groups)._asdict()}
             for name, layers in self.first.items()
             for layer, hits in enumerate(layers)
         ]  # fmt: skip

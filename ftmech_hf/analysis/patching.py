@@ -31,7 +31,7 @@ from ftmech_hf.activations.patches import (
     read_tokens,
     record_activations,
 )
-from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.clusters import Groups, share_right
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class PatchingResult:
     log_probability: dict[Place, NDArray[np.float32]]
     unpatched_log_probability: NDArray[np.float32]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The tidy table: one row per place and kind of patch."""
+    def rows(self, groups: Groups = None) -> list[dict[str, Any]]:
+        """The tidy table: one row per place and kind of patch; intervals know of rows that belong together."""
+        some = None if groups is None else groups[self.other_numbers]
         return [
-            {"site": site, "layer": layer, "patch": kind, "rows": len(values),
-             **share_interval(int(values.sum()), len(values))._asdict()}
-            for kind, patched in (("same row", self.right), ("other row", self.other_row))
+            {"site": site, "layer": layer, "patch": kind, "rows": len(values), **share_right(values, about)._asdict()}
+            for kind, patched, about in (("same row", self.right, groups), ("other row", self.other_row, some))
             for (site, layer), values in patched.items() if len(values)
         ]  # fmt: skip
 

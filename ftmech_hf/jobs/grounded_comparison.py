@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from ftmech_hf.statistics.intervals import mean_of_gains, times_as_wide
+from ftmech_hf.statistics.clusters import times_as_wide
+from ftmech_hf.statistics.intervals import mean_of_gains
 
 SCORES = ("right", "judged", "f1", "rouge_l", "completeness", "abstains")
 

@@ -25,8 +25,10 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import padding_masked
 from ftmech_hf.models.vocabulary import num_rows
+from ftmech_hf.statistics.clusters import paired_lead, share_right
+from ftmech_hf.statistics.draws import mean_over_draws
 from ftmech_hf.statistics.floors import most_frequent
-from ftmech_hf.statistics.intervals import Share, mean_over_draws, paired_difference, share_interval
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.training.loop import Progress
 
 
@@ -194,7 +196,8 @@ def describe_controls(found: SweepResult, behavior: Behavior, reported: str) -> 
     """
     (best,) = found.at_best("importance", reported)
     random = torch.stack(found.at_best("random", reported)).double()
-    mean, low, high = mean_over_draws(random.numpy())
+    groups, rows = behavior.tests[reported].groups, random.shape[1]
+    mean, low, high = mean_over_draws(random.numpy(), None if groups is None else groups[:rows])
     controls = {}
     if behavior.floor is None:
         right = behavior.tests[reported].right_ids()
@@ -208,12 +211,11 @@ def describe_controls(found: SweepResult, behavior: Behavior, reported: str) -> 
     if without:
         controls["nothing pruned"] = without[0]
     over = max(controls, key=lambda name: float(controls[name].double().mean()), default="floor")
-    gain = None if over == "floor" else paired_difference(best.numpy(), controls[over].numpy())
+    gain = None if over == "floor" else paired_lead(best.numpy(), controls[over].numpy(), groups)
     if behavior.floor is not None and (gain is None or float(controls[over].double().mean()) < behavior.floor):
-        over, own = "floor", share_interval(round(float(best.sum())), len(best))
+        over, own = "floor", share_right(best.numpy(), groups)
         gain = Share(*(each - behavior.floor for each in own))
     assert gain is not None
-    rows = random.shape[1]
     with_best = float(best[:rows].double().sum())
     before = float(controls[over][:rows].double().sum()) if over in controls else float(behavior.floor or 0) * rows
     return {

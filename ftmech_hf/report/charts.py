@@ -179,6 +179,12 @@ def panel(draw: Callable[[Axes], None]) -> Figure:
 
 
 @styled
+def save_figure(figure: Figure, path: Path) -> None:
+    """Save a picture as PNG; a reader finds the old one or the new, whole."""
+    with replacing(path) as working:
+        figure.savefig(working, format="png", dpi=110)
+
+
 def save_beside(figure: Figure, run: RunDir, suffix: str = "") -> Path | None:
     """Save a picture beside a finished run, whose folder stays as its manifest says.
 
@@ -187,8 +193,7 @@ def save_beside(figure: Figure, run: RunDir, suffix: str = "") -> Path | None:
     """
     path = run.path.with_name(f"{run.path.name}{suffix}.png")
     try:
-        with replacing(path) as working:
-            figure.savefig(working, format="png", dpi=110)
+        save_figure(figure, path)
     except OSError as error:
         tell(f"{path} cannot be written: {error.strerror or error}")
         return None

@@ -12,6 +12,7 @@ from ftmech_hf.runs.files import (
     remove_leftovers,
     replacing,
     write_json,
+    write_table,
     write_text,
 )
 from ftmech_hf.runs.finished_run import FinishedRun, accuracy_of, loss_of
@@ -68,5 +69,6 @@ __all__ = [
     "run_identity",
     "working_folder",
     "write_json",
+    "write_table",
     "write_text",
 ]

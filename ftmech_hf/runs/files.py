@@ -15,9 +15,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _OURS = (".lock", ".tmp", ".replaced", ".discarded")
 """Endings of the hidden names that are ours while something is being written."""
@@ -75,6 +78,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """:func:`write_text` of JSON a person can read."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """:func:`write_text` of a table without its index, as parquet or, where the name ends so, CSV."""
+    with replacing(path) as working:
+        if path.suffix == ".csv":
+            table.to_csv(working, index=False)
+        else:
+            table.to_parquet(working, index=False)
 
 
 def remove_leftovers(folder: Path, *, older_than: float = 0.0) -> None:

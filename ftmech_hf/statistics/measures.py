@@ -23,6 +23,12 @@ def accuracy_change(before: Mapping[str, float], after: Mapping[str, float]) -> 
     return {name: after[name] - before[name] for name in before}
 
 
+def most_forgotten(change: Mapping[str, float]) -> str | None:
+    """The test set whose accuracy fell most, the first of equal ones; None if none fell."""
+    least = min(change, key=change.__getitem__, default=None)
+    return None if least is None or change[least] >= 0 else least
+
+
 def accuracy_by_group(
     predictions: Sequence[str], references: Sequence[str], groups: Sequence[str]
 ) -> dict[str, tuple[int, int]]:

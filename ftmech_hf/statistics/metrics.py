@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.statistics.measures import accuracy_by_group, accuracy_change, kl_from_truth
+from ftmech_hf.statistics.measures import accuracy_by_group, accuracy_change, kl_from_truth, most_forgotten
 
 CITATION = "Jain et al., Mechanistically analyzing the effects of fine-tuning on procedurally defined tasks, 2311.12786"
 
@@ -135,5 +135,5 @@ class Forgetting(evaluate.Metric):  # type: ignore[misc]  # evaluate has no type
             "before": before,
             "after": after,
             "change": change,
-            "most_forgotten": least if change[least := min(change, key=change.__getitem__)] < 0 else None,
+            "most_forgotten": most_forgotten(change),
         }

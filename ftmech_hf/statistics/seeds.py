@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.statistics.intervals import CONFIDENCE, Share, mean_interval, share_interval, widened_by_clusters
+from ftmech_hf.statistics.clusters import widened_by_clusters
+from ftmech_hf.statistics.intervals import CONFIDENCE, Share, mean_interval, share_interval
 
 EDGE = 0.4
 """Before anything is seen the mean is Beta(0.4, 0.4), near Jeffreys' prior."""

@@ -30,7 +30,9 @@ from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.report.charts import new_figure
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.statistics.intervals import paired_difference, share_interval
+from ftmech_hf.statistics.clusters import paired_lead, share_right
+from ftmech_hf.statistics.draws import mean_over_draws
+from ftmech_hf.statistics.intervals import Share, paired_difference, share_interval
 from ftmech_hf.tasks import Capability, PcfgShape, RowStream, for_capability
 from ftmech_hf.tasks.text.tokens import Whole
 from tests.conftest import make_llama
@@ -110,6 +112,29 @@ def test_a_random_choice_that_brings_nothing_back_does_not_do_half_as_well(
         scores=[{"test": first < unpruned}, {"test": first < best}],
     )  # fmt: skip
     assert describe_controls(found, behavior, "test")["random_share"] == expected
+
+
+def test_what_pruning_gains_of_rows_that_belong_together_is_less_sure() -> None:
+    """Ten of a group are right together; random masks are asked the first half of them alone."""
+    groups = np.arange(100) // 10
+    rows = dataclasses.replace(AnswerRows.one_token(make_rows()[:100]), groups=groups)
+    best, unpruned, masks = (torch.arange(100) < right for right in (80, 30, 40))
+    found: Any = SimpleNamespace(
+        pruning=SimpleNamespace(curve=[{"num_pruned": 0}, {"num_pruned": 1}]),
+        at_best=lambda method, name: [best] if method == "importance" else [masks[:60]] * 3,
+        scores=[{"test": unpruned}, {"test": best}],
+    )  # fmt: skip
+    behavior = Behavior(name="first word", train=rows, validation=rows, tests={"test": rows})
+    said = describe_controls(found, behavior, "test")
+    expected = mean_over_draws(np.tile(masks[:60], (3, 1)), groups[:60])
+    assert (said["random_accuracy"], said["random_low"], said["random_high"]) == expected
+    assert Share(*(said["gain"][name] for name in Share._fields)) == paired_lead(best.numpy(), unpruned.numpy(), groups)
+    alone = mean_over_draws(np.tile(masks[:60], (3, 1)))
+    assert expected.high - expected.low > 1.5 * (alone.high - alone.low)
+    floor = dataclasses.replace(behavior, floor=0.5, score=lambda model, part: torch.ones(len(part), dtype=torch.bool))
+    over = describe_controls(found, floor, "test")["gain"]
+    assert over["over"] == "floor"
+    assert over["low"] == pytest.approx(share_right(best.numpy(), groups).low - 0.5)
 
 
 CONFIG = PruneConfig(

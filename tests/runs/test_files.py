@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
-from ftmech_hf.runs import check_disk_space, write_json
+from ftmech_hf.runs import check_disk_space, write_json, write_table
 from ftmech_hf.runs.files import file_sha256, hidden_name, is_temporary, remove_leftovers, unique_name
 
 
@@ -66,3 +67,22 @@ def test_a_disk_that_has_just_enough_is_taken(tmp_path: Path, monkeypatch: pytes
 def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\0\r\n" * 1000)
     assert file_sha256(tmp_path / "a") == hashlib.sha256(b"\0\r\n" * 1000).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
+def test_a_table_is_there_whole_or_as_it_was(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, read = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}), pd.read_csv if name.endswith("csv") else pd.read_parquet
+    write_table(tmp_path / name, table)
+    pd.testing.assert_frame_equal(read(tmp_path / name), table)
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+    def dies(self: pd.DataFrame, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left")
+
+    for method in ("to_csv", "to_parquet"):
+        monkeypatch.setattr(pd.DataFrame, method, dies)
+    with pytest.raises(OSError, match="no space"):
+        write_table(tmp_path / name, table.assign(a=3))
+    pd.testing.assert_frame_equal(read(tmp_path / name), table)
+    assert [each.name for each in tmp_path.iterdir()] == [name]

@@ -20,21 +20,18 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ftmech_hf.statistics import seeds as over_seeds
+from ftmech_hf.statistics.clusters import times_as_wide, widened_by_clusters
+from ftmech_hf.statistics.draws import _half_of_crossed, difference_over_draws, mean_over_draws
 from ftmech_hf.statistics.intervals import (
     Share,
-    _half_of_crossed,
     difference_of_shares,
-    difference_over_draws,
     geometric_mean_interval,
     mean_interval,
     mean_of_gains,
     mean_of_shares,
-    mean_over_draws,
     paired_difference,
     share_bounds,
     share_interval,
-    times_as_wide,
-    widened_by_clusters,
 )
 from ftmech_hf.statistics.seeds import share_over_seeds
 
@@ -386,7 +383,7 @@ def test_of_random_choices_that_do_nothing_the_rows_noise_counts_once() -> None:
     rng, draws, widths = np.random.default_rng(0), 200, []
     for _ in range(draws):
         found = difference_over_draws(rng.random((12, 12)) < 0.5, np.zeros(12, bool))
-        widths.append(_half_of_crossed((rng.random((12, 12)) < 0.5).astype(float)))
+        widths.append(_half_of_crossed((rng.random((12, 12)) < 0.5).astype(float), None))
         assert -1 <= found.low <= found.value <= found.high <= 1
     assert np.mean(widths) < 1.25 * 2.1 * 0.5 / 12  # of 144 coins; counted twice it is 1.4 times as wide
 

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ftmech_hf.statistics.clusters import widened_by_clusters
+from ftmech_hf.statistics.draws import difference_over_draws, mean_over_draws
 from ftmech_hf.statistics.intervals import (
     difference_of_shares,
-    difference_over_draws,
     geometric_mean_interval,
     mean_interval,
     mean_of_shares,
-    mean_over_draws,
     paired_difference,
     share_bounds,
     share_interval,
-    widened_by_clusters,
 )
 from ftmech_hf.statistics.seeds import share_in_clusters
 

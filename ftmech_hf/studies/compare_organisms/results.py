@@ -10,7 +10,7 @@ import pandas as pd
 from ftmech_hf.report.claims import claims_json
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import render_page
-from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.runs import FinishedRun, write_json, write_table, write_text
 from ftmech_hf.studies.compare.finding import MARGIN
 from ftmech_hf.studies.compare_organisms.claims import find_too_few, make_claims
 from ftmech_hf.studies.compare_organisms.plan import OrganismsPlan
@@ -37,7 +37,7 @@ def write_results(plan: OrganismsPlan) -> Results:
     ]  # fmt: skip
     score = {**score_pairs(pairs), "margin": MARGIN, "first": FIRST, "seeds": plan.config.seeds, "hash": plan.hash}
     claims = make_claims(score, whole=not plan.missing)
-    pd.DataFrame(pairs).to_parquet(plan.results / "table.parquet", index=False)
+    write_table(plan.results / "table.parquet", pd.DataFrame(pairs))
     write_json(plan.results / "score.json", score)
     write_json(plan.results / "claims.json", claims_json(claims))
     few = find_too_few(score)

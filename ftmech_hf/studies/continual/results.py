@@ -13,7 +13,7 @@ from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import read_ldifs_table
 from ftmech_hf.report.readings import Missing
-from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.runs import write_json, write_table, write_text
 from ftmech_hf.studies.continual.claims import BEST, MEASUREMENTS, SeedMatrix, measure
 from ftmech_hf.studies.continual.figures import draw_frontier, draw_matrices, draw_probes
 from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, CONTROLS, GRIDS, METHODS, choose_strength
@@ -231,8 +231,8 @@ def write_results(plan: ContinualPlan) -> list[Claim]:
         by_seed[seed] = measure(SeedMatrix(matrix[matrix["seed"] == seed], plan.main), back)
     claims = judge(MEASUREMENTS, by_seed)
     facts = plan.write_origin("continual")
-    matrix.to_parquet(plan.results / "matrix.parquet", index=False)
-    numbers.to_parquet(plan.results / "table.parquet", index=False)
+    write_table(plan.results / "matrix.parquet", matrix)
+    write_table(plan.results / "table.parquet", numbers)
     write_json(plan.results / "claims.json", claims_json(claims))
     diagnoses = read_diagnoses(plan)
     write_json(plan.results / "diagnoses.json", diagnoses)

@@ -21,8 +21,8 @@ from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import render_page
-from ftmech_hf.runs import RunDir, write_json, write_text
-from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.runs import RunDir, write_json, write_table, write_text
+from ftmech_hf.statistics.clusters import share_right
 from ftmech_hf.studies.continual.methods import METHODS, StrengthConfig
 from ftmech_hf.tasks import TextConfig
 from ftmech_hf.tasks.text.identity import dataset_hash
@@ -90,7 +90,7 @@ def measure_answers(config: AnswersConfig, *, progress: Progress | None = None) 
                 AskConfig(dataset=name), [config.model], seed=config.seed, train_rows=FIT, test_rows=config.rows
             )
             right = asked.score(model, asked.test)
-            found = share_interval(int(right.sum()), len(right))
+            found = share_right(right.numpy(), asked.test.groups)
             table.append({"capability": label, "by": "behaviour", "value": found.value, "low": found.low,
                           "high": found.high, "floor": asked.chance, "rows": len(right)})  # fmt: skip
             if progress is not None:
@@ -215,7 +215,7 @@ def write_results(plan: TextsPlan) -> pd.DataFrame:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
     matrix = pd.concat(parts, ignore_index=True)
     facts = plan.write_origin("continual_texts")
-    matrix.to_parquet(plan.results / "matrix.parquet", index=False)
+    write_table(plan.results / "matrix.parquet", matrix)
     columns, *rows = matrix_rows(matrix)
     last = matrix[matrix["after_task"] == matrix["after_task"].max()]
     answered = {

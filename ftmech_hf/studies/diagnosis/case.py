@@ -24,6 +24,7 @@ from ftmech_hf.models.loading import random_twin, seed_of_its_own
 from ftmech_hf.models.prompt_learning import positions_of
 from ftmech_hf.models.untrained import never_trained
 from ftmech_hf.models.vocabulary import CommonTokens, fit_vocabulary
+from ftmech_hf.statistics.clusters import Groups
 from ftmech_hf.studies.diagnosis.finetuning import self_distil
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 
@@ -76,11 +77,9 @@ class CaseConfig:
     null_steps: int = field(
         default=32, metadata={"help": "steps of a fine-tuning that teaches nothing, at the same rate; 0 for none"}
     )
-
     thorough: bool = field(
         default=False, metadata={"help": "run all methods, even where the answers alone decide the verdict"}
     )
-
     edits: bool = field(
         default=False,
         metadata={
@@ -281,6 +280,11 @@ class Case:
     def few(self, questions: str) -> AnswerRows:
         """The first test rows, for what costs more."""
         return self.both[questions].test[: self.config.patch_rows]
+
+    @property
+    def few_groups(self) -> dict[str, Groups]:
+        """Kind of question -> what each of them is about; None where each is by itself."""
+        return {kind: self.few(kind).groups for kind in self.both}
 
     def few_right(self, model: PreTrainedModel, questions: str) -> NDArray[np.bool_]:
         """Whether a model, as it is now, answers each of them right."""

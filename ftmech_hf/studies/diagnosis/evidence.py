@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ftmech_hf.statistics.intervals import Share
+from ftmech_hf.studies.diagnosis.shares import NOT_MEASURED
 
 
 @dataclass(frozen=True)
@@ -193,14 +194,6 @@ class Sign:
     control: str
     bar: str
     behaviour: bool
-
-
-NOT_MEASURED = "not measurable"
-
-
-def say_share(share: Share | None) -> str:
-    """A share and its interval in words."""
-    return NOT_MEASURED if share is None else f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
 
 
 def say_steps(revivals: Revivals | None) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ftmech_hf.statistics.intervals import Share
-from ftmech_hf.studies.diagnosis.evidence import NOT_MEASURED, Evidence, Sign, say_share, say_steps
+from ftmech_hf.studies.diagnosis.evidence import Evidence, Sign, say_steps
+from ftmech_hf.studies.diagnosis.shares import NOT_MEASURED, say_bar, say_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def bar_of(evidence: Evidence, rule: VerdictRule, base: float | None = None) -> 
 
 
 def _at_least(bar: float) -> str:
-    return f"at least {bar:.0%}, its control less"
+    return f"at least {say_bar(bar)}, its control less"
 
 
 def _pruning_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
@@ -81,8 +82,8 @@ def _pruning_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     named = {"random rows": evidence.pruned_random, "chosen rows of the control": evidence.pruned_null}
     controls = {name: share for name, share in named.items() if share is not None}
     holds = _clears(evidence.pruned, list(controls.values()), bar) if evidence.pruned and controls else None
-    shown = "; ".join(f"{name} {say_share(share)}" for name, share in controls.items()) or NOT_MEASURED
-    return Sign(PRUNING, holds, say_share(evidence.pruned), shown, _at_least(bar), behaviour=True)
+    shown = "; ".join(f"{name} {say_share(share, bar)}" for name, share in controls.items()) or NOT_MEASURED
+    return Sign(PRUNING, holds, say_share(evidence.pruned, bar), shown, _at_least(bar), behaviour=True)
 
 
 def _halves_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
@@ -97,8 +98,8 @@ def _halves_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
         if share is not None and control is not None:
             name = f"{side} {blocks} of {evidence.num_blocks} blocks" if blocks else f"{side} blocks"
             held.append(_clears(share, [control], bar))
-            measured.append(f"{name} {say_share(share)}")
-            controls.append(f"{name} {say_share(control)}")
+            measured.append(f"{name} {say_share(share, bar)}")
+            controls.append(f"{name} {say_share(control, bar)}")
     shown = "; ".join(measured) or NOT_MEASURED, "; ".join(controls) or NOT_MEASURED
     return Sign(HALVES, any(held) if held else None, *shown, _at_least(bar), behaviour=False)
 
@@ -113,8 +114,9 @@ def _read_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
         return Sign(READ, None, say_share(read), say_share(null), bar, behaviour=False)
     bar_at = rule.half_of(least, base.value)
     return Sign(
-        READ, _clears(read, [null], bar_at), say_share(read), say_share(null), _at_least(bar_at), behaviour=False
-    )
+        READ, _clears(read, [null], bar_at), say_share(read, bar_at), say_share(null, bar_at), _at_least(bar_at),
+        behaviour=False,
+    )  # fmt: skip
 
 
 def knows_untaught(evidence: Evidence, rule: VerdictRule) -> bool:
@@ -135,8 +137,8 @@ def _fast_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     cleared = _clears(found, [control], least)
     return Sign(
         UNTAUGHT, cleared and faster if cleared else False,
-        f"{say_share(found)}, {rule.share:.0%} of the lead in {say_steps(one)}",
-        f"{say_share(control)}, {say_steps(other)}",
+        f"{say_share(found, least)}, {rule.share:.0%} of the lead in {say_steps(one)}",
+        f"{say_share(control, least)}, {say_steps(other)}",
         f"{_at_least(least)}; {bar} as long", behaviour=True,
     )  # fmt: skip
 

@@ -88,7 +88,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ftmech_hf.studies.diagnosis.evidence import Evidence, Sign, say_list, say_share, say_steps
+from ftmech_hf.studies.diagnosis.evidence import Evidence, Sign, say_list, say_steps
+from ftmech_hf.studies.diagnosis.shares import say_share
 from ftmech_hf.studies.diagnosis.signs import HALVES, PHRASES, UNTAUGHT, VerdictRule, bar_of, knows_untaught, read_signs
 
 Verdict = Literal[

@@ -17,8 +17,9 @@ from ftmech_hf.analysis.restoring import ALL
 from ftmech_hf.models.presets import Preset
 from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.statistics.clusters import times_as_wide
 from ftmech_hf.statistics.floors import lead
-from ftmech_hf.statistics.intervals import mean_interval, times_as_wide
+from ftmech_hf.statistics.intervals import mean_interval
 from ftmech_hf.statistics.seeds import share_in_clusters
 from ftmech_hf.studies.organisms.kinds import Kind, Truth
 from ftmech_hf.studies.organisms.pairs import World

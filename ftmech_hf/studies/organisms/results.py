@@ -10,7 +10,7 @@ import pandas as pd
 
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
-from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.runs import write_json, write_table, write_text
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.statistics.seeds import share_in_clusters
 from ftmech_hf.studies.diagnosis.case import FINETUNED, CaseConfig
@@ -199,7 +199,7 @@ def write_results(plan: OrganismsPlan) -> list[Claim]:
     """Gather what is finished and write the table of pairs, the score, the claims, the pictures and the page."""
     table = gather(plan)
     facts = plan.write_origin("organisms")
-    table.to_parquet(plan.results / "pairs.parquet", index=False)
+    write_table(plan.results / "pairs.parquet", table)
     found = score(table)
     found["development"] = score(table, "development")
     if plan.planted or plan.shaken:

@@ -9,10 +9,10 @@ import pandas as pd
 
 from ftmech_hf.jobs.figures import attention_figure, draw_probing, draw_pruning
 from ftmech_hf.report import charts
-from ftmech_hf.report.charts import Runs
+from ftmech_hf.report.charts import Runs, save_figure
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
-from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.runs import write_json, write_table, write_text
 from ftmech_hf.studies.pcfg.claims import MEASUREMENTS, measure
 from ftmech_hf.studies.pcfg.figures import draw_finetuning, draw_revival, overview
 from ftmech_hf.studies.pcfg.plan import ReproducePlan
@@ -135,8 +135,8 @@ def write_results(plan: ReproducePlan) -> list[Claim]:
         for claim in claims
         for seed, value in zip(claim.seeds, claim.values, strict=True)
     ]
-    pd.DataFrame(table).to_parquet(plan.results / "table.parquet", index=False)
-    overview(runs).savefig(plan.results / "overview.png", dpi=110)
+    write_table(plan.results / "table.parquet", pd.DataFrame(table))
+    save_figure(overview(runs), plan.results / "overview.png")
     write_json(plan.results / "claims.json", claims_json(claims))
     page = render_page(__package__, claims=claims, sections=build_sections(runs), facts=facts)
     write_text(plan.results / "report.html", page)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from ftmech_hf.report.charts import save_figure
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import make_section, render_page
-from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.runs import FinishedRun, write_json, write_table, write_text
 from ftmech_hf.studies.real.figures import example_figure, verdicts_figure
 from ftmech_hf.studies.real.pair import NEVER, PAIRS, is_right
 from ftmech_hf.studies.real.plan import RealPlan
@@ -69,7 +70,7 @@ def write_results(plan: RealPlan) -> list[dict[str, Any]]:
     write_json(plan.results / "summary.json", [{key: pair[key] for key in KEPT} for pair in pairs])
     table = pd.DataFrame([{key: value for key, value in pair.items() if not isinstance(value, dict | list)}
                           for pair in pairs])  # fmt: skip
-    table.to_parquet(plan.results / "table.parquet", index=False)
+    write_table(plan.results / "table.parquet", table)
     section = make_section(
         "What the models answer",
         "Accuracy of the base and of what it was tuned into, with 95 % intervals; rows about one thing (a verb, a "
@@ -87,7 +88,7 @@ def _write_example(plan: RealPlan, example: dict[str, Any] | None) -> None:
     if example is not None:
         run = plan.find(plan.diagnoses[example["pair"]])
         assert run is not None
-        example_figure(run).savefig(plan.results / "example.png", dpi=110)
+        save_figure(example_figure(run), plan.results / "example.png")
         write_json(plan.results / "example.json", example)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
-from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.runs import FinishedRun, write_json, write_table, write_text
 from ftmech_hf.studies.diagnosis.verdicts import verdicts_table
 from ftmech_hf.studies.retrieval.advice import give_advice
 from ftmech_hf.studies.retrieval.claims import MEASUREMENTS, SeedAnswers, measure
@@ -207,7 +207,7 @@ def write_results(plan: RetrievalPlan) -> list[Claim]:
         )
     claims = judge(MEASUREMENTS, by_seed)
     facts = plan.write_origin("retrieval")
-    table.to_parquet(plan.results / "table.parquet", index=False)
+    write_table(plan.results / "table.parquet", table)
     write_json(plan.results / "claims.json", claims_json(claims))
     verdicts = verdicts_table(plan.finished(plan.diagnoses))
     write_json(plan.results / "verdicts.json", verdicts)

@@ -24,7 +24,7 @@ from ftmech_hf.analysis.direction import Writes, difference_in_means, put_in, ra
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
-from ftmech_hf.statistics.intervals import mean_over_draws
+from ftmech_hf.statistics.draws import mean_over_draws
 from ftmech_hf.studies.safety.answers import read_answers
 from ftmech_hf.studies.safety.clusters import asked_prompts, prompt_states
 from ftmech_hf.tasks import Rows, RowStream, SafetyConfig

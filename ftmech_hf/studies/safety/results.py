@@ -8,7 +8,7 @@ import pandas as pd
 
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import render_page
-from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.runs import FinishedRun, write_json, write_table, write_text
 from ftmech_hf.studies.diagnosis.verdicts import verdicts_table
 from ftmech_hf.studies.safety.claims import MEASUREMENTS, measure
 from ftmech_hf.studies.safety.plan import SafetyPlan
@@ -48,7 +48,7 @@ def write_results(plan: SafetyPlan) -> list[Claim]:
     }
     claims = judge(MEASUREMENTS, by_seed)
     facts = plan.write_origin("safety")
-    table.to_parquet(plan.results / "table.parquet", index=False)
+    write_table(plan.results / "table.parquet", table)
     write_json(plan.results / "claims.json", claims_json(claims))
     easy = linear_baselines(seed=plan.config.seeds[0])
     write_json(plan.results / "linear_baselines.json", easy._asdict())

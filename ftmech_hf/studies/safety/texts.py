@@ -33,7 +33,9 @@ from ftmech_hf.models.likeliest import likeliest
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.report.claims import claims_json
 from ftmech_hf.runs import RunDir, write_json
-from ftmech_hf.statistics.intervals import mean_interval, mean_over_draws, share_interval
+from ftmech_hf.statistics.clusters import share_right
+from ftmech_hf.statistics.draws import mean_over_draws
+from ftmech_hf.statistics.intervals import mean_interval, share_interval
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import equally_many, own_sides, prompt_batches, prompt_states, sides_by_chance
 from ftmech_hf.studies.safety.direction import DRAWS, refusal_directions
@@ -188,7 +190,7 @@ def refusal_row(
     found = refuses(model, asked, kind, writes)
     with intervene(model, writes or {}):
         whole = asked.kinds["unsafe"].score(model, asked.refused_whole(kind))
-    share = share_interval(int(found.sum()), len(found))
+    share = share_right(found, asked.kinds[kind].test.groups)
     return {"mixture": kind, **share._asdict(), "rows": len(found), "whole": float(whole.double().mean())}
 
 
@@ -266,7 +268,7 @@ def direction_rows(
         about = {"quantity": what, "model": "finetuned", "layer": layer}
         yield {**about, "direction": "refusal", **refusal_row(model, asked, kind, writes(real))}
         by_chance = [refuses(model, asked, kind, writes(each * real.norm() / each.norm())) for each in drawn]
-        share = mean_over_draws(np.array(by_chance))
+        share = mean_over_draws(np.array(by_chance), asked.kinds[kind].test.groups)
         yield {**about, "direction": "random", "mixture": kind, **share._asdict(), "rows": len(by_chance[0]),
                "draws": draws}  # fmt: skip
 

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ftmech_hf.report.charts import save_figure
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import Section, format_number, make_section, render_page
 from ftmech_hf.report.paper_tables import agreement, compare_with_paper
 from ftmech_hf.report.readings import Unit, table_over_seeds
-from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.runs import write_json, write_table, write_text
 from ftmech_hf.studies.sweep.claims import ExpectConfig, judge_claims
 from ftmech_hf.studies.sweep.figures import draw_figure
 from ftmech_hf.studies.sweep.numbers import after_last_step, stage_rows
@@ -109,7 +110,7 @@ def _draw(
                 raise
             left_out.append(str(error))
             continue
-        figure.savefig(sweep.results / f"figure-{number}.png", dpi=110)
+        save_figure(figure, sweep.results / f"figure-{number}.png")
         about = [each.id for each in claimed if shows_claim(config, each)]
         sections.append(make_section(config.title, config.text, figure, config.title, about))
     return sections, left_out
@@ -120,8 +121,8 @@ def _compare(sweep: Sweep, summary: pd.DataFrame) -> tuple[pd.DataFrame | None, 
         return None, None
     cells = compare_with_paper(summary, sweep.shown.compare)
     agrees = agreement(cells)
-    cells.to_csv(sweep.results / "cells.csv", index=False)
-    agrees.to_csv(sweep.results / "agreement.csv", index=False)
+    write_table(sweep.results / "cells.csv", cells)
+    write_table(sweep.results / "agreement.csv", agrees)
     return cells, agrees
 
 
@@ -131,8 +132,8 @@ def write_results(sweep: Sweep) -> SweepResults:
     table, missing = collect(sweep), sweep.missing
     summary = summarise(table, axes)
     facts = sweep.write_origin("sweep")
-    table.to_parquet(output / "table.parquet", index=False)
-    summary.to_csv(output / "summary.csv", index=False)
+    write_table(output / "table.parquet", table)
+    write_table(output / "summary.csv", summary)
     cells, agrees = _compare(sweep, summary)
     expected = sweep.shown.claims
     claims = judge_claims(expected, table, sweep.config.seeds, _unit)

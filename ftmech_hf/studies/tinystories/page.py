@@ -6,7 +6,7 @@ from ftmech_hf.report.claims import claims_json
 from ftmech_hf.report.console import print_claims, print_table
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import STORIES_STEPS
-from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.runs import write_json, write_table, write_text
 from ftmech_hf.studies.tinystories import figures as stories_figures
 from ftmech_hf.studies.tinystories.claims import false_positives
 from ftmech_hf.studies.tinystories.plan import BASE, CONTROL, StoriesPlan
@@ -77,7 +77,7 @@ def write_results(plan: StoriesPlan) -> StoriesResults:
     results = gather(plan)
     facts = plan.write_origin("tinystories")
     for name in ("points", "cells", "losses", "probes", "pruning", "pruned"):
-        getattr(results, name).to_csv(plan.results / f"{name}.csv", index=False)
+        write_table(plan.results / f"{name}.csv", getattr(results, name))
     write_json(plan.results / "claims.json", claims_json(results.claims))
     write_json(plan.results / "judge.json", results.judge)
     page = render_page(

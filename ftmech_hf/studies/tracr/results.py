@@ -13,7 +13,7 @@ from ftmech_hf.report.console import print_claims, print_table
 from ftmech_hf.report.page import Section, format_verdict, make_section, render_page
 from ftmech_hf.report.paper_tables import TRACR_COLUMNS, agreement, compare_with_tracr_table
 from ftmech_hf.report.readings import Unit, table_over_seeds
-from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.runs import FinishedRun, write_json, write_table, write_text
 from ftmech_hf.studies.tracr import figures as tracr_figures
 from ftmech_hf.studies.tracr.claims import cell_id, judge_claims
 from ftmech_hf.studies.tracr.plan import TracrPlan
@@ -215,9 +215,9 @@ def write_results(plan: TracrPlan) -> TracrResults:
     """Gather what is finished and write tables, pictures and a page into the study's folder."""
     results = gather(plan)
     facts: Mapping[str, Any] = {**plan.settings(), **plan.write_origin("tracr")}
-    results.table.to_parquet(plan.results / "table.parquet", index=False)
+    write_table(plan.results / "table.parquet", results.table)
     for name in ("cells", "agrees", "weights", "reversals", "instruments"):
-        getattr(results, name).to_csv(plan.results / f"{name}.csv", index=False)
+        write_table(plan.results / f"{name}.csv", getattr(results, name))
     write_json(plan.results / "claims.json", claims_json([*results.claims, *results.of_cells]))
     page = render_page(
         __package__, results=results,

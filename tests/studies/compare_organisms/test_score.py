@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ftmech_hf.statistics.intervals import share_interval, widened_by_clusters
+from ftmech_hf.statistics.clusters import widened_by_clusters
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.compare_organisms.claims import find_too_few, make_claims
 from ftmech_hf.studies.compare_organisms.kinds import ORGANISMS
 from ftmech_hf.studies.compare_organisms.score import FIRST, _times_the_nulls, describe_pair, place_of, score_pairs

@@ -10,7 +10,15 @@ import pytest
 from ftmech_hf.jobs.asking import AskConfig, ask
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.models.tokenization import task_tokenizer
-from ftmech_hf.studies.continual.texts import AnswersConfig, TextsConfig, TextsPlan, dataset_labels, matrix_rows
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.continual.texts import (
+    AnswersConfig,
+    TextsConfig,
+    TextsPlan,
+    dataset_labels,
+    matrix_rows,
+    measure_answers,
+)
 from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.training.adapters import AdapterConfig
 from recipes import continual_texts
@@ -90,6 +98,21 @@ def test_no_seed_asks_what_was_trained_on(places: dict[str, Path], tmp_path: Pat
     assert len(trained) == 240
     assert len(shown) == 80
     assert not trained & {tuple(row[-2:]) for row in shown.tolist()}
+
+
+def test_answers_to_rows_that_belong_together_are_less_sure(places: dict[str, Path], tmp_path: Path) -> None:
+    """Of rows about eight things an interval is that of about as many."""
+    (tmp_path / "grouped").mkdir()
+    for split in ("train", "validation", "test"):
+        rows = [json.loads(line) for line in (places["last"] / f"{split}.jsonl").read_text("utf-8").splitlines()]
+        grouped = [{**row, "group": f"{split} {row['answer'] > 'e'}{number % 4}"} for number, row in enumerate(rows)]
+        (tmp_path / "grouped" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, grouped)), encoding="utf-8")
+    datasets = [str(places["last"]), str(tmp_path / "grouped")]
+    config = AnswersConfig(model=str(places["base"]), datasets=datasets, output_dir=str(tmp_path / "run"))
+    alone, together = FinishedRun(measure_answers(config).path).table.to_dict("records")
+    assert together["value"] == alone["value"]
+    assert together["rows"] == alone["rows"]
+    assert together["high"] - together["low"] > 1.5 * (alone["high"] - alone["low"])
 
 
 def test_data_sets_of_one_name_are_told_apart_by_their_folders() -> None:

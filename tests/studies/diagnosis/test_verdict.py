@@ -432,13 +432,13 @@ def test_signs_in_words() -> None:
     assert result.rows() == [
         {"name": "comes back by pruning", "holds": False, "measured": "10% (8% to 12%)",
          "control": "random rows 10% (8% to 12%); chosen rows of the control 10% (8% to 12%)",
-         "bar": "at least 62%, its control less", "behaviour": True},
+         "bar": "at least 62.5%, its control less", "behaviour": True},
         {"name": "one half of it works in the base", "holds": False,
          "measured": "first blocks 10% (8% to 12%); last 3 of 6 blocks 10% (8% to 12%)",
          "control": "first blocks 10% (8% to 12%); last 3 of 6 blocks 10% (8% to 12%)",
-         "bar": "at least 62%, its control less", "behaviour": False},
+         "bar": "at least 62.5%, its control less", "behaviour": False},
         {"name": "can be read", "holds": False, "measured": "10% (8% to 12%)", "control": "10% (8% to 12%)",
-         "bar": "at least 62%, its control less", "behaviour": False},
+         "bar": "at least 62.5%, its control less", "behaviour": False},
         {"name": "comes back fast", "holds": True, "measured": "4, 5, 6 steps", "control": "more than 18 steps",
          "bar": "its control takes at least 3 times as long", "behaviour": True},
     ]  # fmt: skip
@@ -547,7 +547,7 @@ def test_pruning_and_halves_are_judged_by_what_the_base_knows_of_the_rows_they_a
         assert sign(number, **{name: at}, few_base=0.9).holds is True
         assert sign(number, **{name: below}, few_base=0.9).holds is False
         assert sign(number, **{name: at}).holds is False
-        assert sign(number, few_base=0.9).bar.startswith("at least 57%")
+        assert sign(number, few_base=0.9).bar.startswith("at least 57.5%")
     assert judge(pruned=at, few_base=0.9, **READ).verdict == "behind a wrapper"
     assert judge(finetuned=Share(0.6, 0.6, 0.65), few_base=0.5).verdict == "undecided"  # answers are of all rows
 
@@ -572,7 +572,7 @@ def test_no_control_is_taken_for_one_unless_it_is_said() -> None:
     bare = Evidence(chance=0.25, base=LOST.base, finetuned=LOST.finetuned, drop=LOST.drop)
     assert not bare.control
     # what the control answers is no bar for what is read: its own probe is
-    assert sign(2, **READ, null=Share(0.4, 0.35, 0.45)).bar == "at least 62%, its control less"
+    assert sign(2, **READ, null=Share(0.4, 0.35, 0.45)).bar == "at least 62.5%, its control less"
 
 
 UNTAUGHT = {"read": None, "untaught": AT_BAR, "untaught_null": NEVER}
@@ -582,9 +582,9 @@ def test_answers_that_were_not_taught_are_asked_for_where_they_are_words_of_thei
     """Half of the base's lead, at the end and with the whole interval, in a third of the control's steps."""
     found = sign(3, **UNTAUGHT, **FAST)
     assert (found.name, found.holds, found.behaviour) == ("answers that it was not taught come back", True, True)
-    assert found.measured == "70% (62% to 80%), 50% of the lead in 4, 5, 6 steps"
+    assert found.measured == "70% (62.5% to 80%), 50% of the lead in 4, 5, 6 steps"
     assert found.control == "10% (8% to 12%), more than 18 steps"
-    assert found.bar == "at least 62%, its control less; its control takes at least 3 times as long"
+    assert found.bar == "at least 62.5%, its control less; its control takes at least 3 times as long"
     # of level and speed neither is enough
     assert sign(3, **UNTAUGHT, revival=Revivals((4, 5, 6), 32), revival_null=Revivals((17, 20), 30)).holds is False
     assert sign(3, **UNTAUGHT, revival=Revivals((4, 5, 6), 32), revival_null=Revivals((None,), 17)).holds is None

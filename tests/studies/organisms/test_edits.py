@@ -12,7 +12,8 @@ import scipy.stats
 
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.statistics.intervals import share_interval, widened_by_clusters
+from ftmech_hf.statistics.clusters import widened_by_clusters
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.organisms.edits import (
     Planted,
     Shaken,

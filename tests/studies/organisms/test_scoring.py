@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ftmech_hf.statistics.intervals import share_interval, times_as_wide
+from ftmech_hf.statistics.clusters import times_as_wide
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.statistics.seeds import share_in_clusters
 from ftmech_hf.studies.organisms.claims import ALL_BARS, find_too_few, make_claims
 from ftmech_hf.studies.organisms.edits import Shaken, score_edits

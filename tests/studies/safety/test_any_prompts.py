@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,7 +17,8 @@ from ftmech_hf.activations import intervene
 from ftmech_hf.analysis.direction import put_in, taken_out
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.report.claims import decide
-from ftmech_hf.statistics.intervals import mean_over_draws
+from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.draws import mean_over_draws
 from ftmech_hf.studies.safety import texts
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import prompt_states
@@ -161,6 +163,32 @@ def test_a_direction_is_put_in_after_the_layer_that_it_was_taken_from() -> None:
     assert told_apart == {0, 1}  # what must fail: the same direction in the other place
 
 
+def asked_of(groups: Groups) -> Asked:
+    """Prompts of both kinds that are about these things."""
+    rows = SimpleNamespace(groups=groups, prompts=lambda: (torch.zeros(64, 2), None))
+    return Asked(cast(Any, dict.fromkeys(("safe", "unsafe"), SimpleNamespace(test=rows, score=None))), 0)
+
+
+def test_refusals_of_prompts_that_belong_together_are_less_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight of a group are refused together, by the direction and by random ones."""
+    groups, found = np.arange(64) // 8, np.arange(64) < 24
+    monkeypatch.setattr(texts, "chosen_directions", lambda *_: ((0, torch.ones(16)), (0, torch.ones(16))))
+    for name in ("taken_out", "put_in", "intervene"):
+        monkeypatch.setattr(texts, name, lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(texts, "refuses", lambda *_: found)
+    monkeypatch.setattr(Asked, "refused_whole", lambda *_: None)
+    shown = {}
+    for name, each in (("alone", None), ("together", groups)):
+        asked = asked_of(each)
+        for kind in asked.kinds.values():
+            cast(Any, kind).score = lambda *_: torch.ones(64)
+        shown[name] = list(direction_rows(cast(Any, None), asked, 5, seed=0, draws=3))
+    for alone, together in zip(shown["alone"], shown["together"], strict=True):
+        expected = mean_over_draws(np.tile(found, (3, 1)), groups) if alone["direction"] == "random" else None
+        assert (together["low"], together["high"]) == (expected or share_right(found, groups))[1:]
+        assert together["high"] - together["low"] > 1.5 * (alone["high"] - alone["low"])
+
+
 def test_random_directions_are_a_sample_of_directions_and_not_of_prompts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three directions one has nearly all prompts refused: how many of all others do is hardly known."""
     draws = [np.arange(64) < refused for refused in (55, 0, 0)]
@@ -170,7 +198,7 @@ def test_random_directions_are_a_sample_of_directions_and_not_of_prompts_alone(m
         monkeypatch.setattr(texts, name, lambda *_: {})
     found = iter([*draws, *draws])
     monkeypatch.setattr(texts, "refuses", lambda *_: next(found))
-    rows = list(direction_rows(cast(Any, None), cast(Any, None), 5, seed=0, draws=3))
+    rows = list(direction_rows(cast(Any, None), asked_of(None), 5, seed=0, draws=3))
     by_chance = [row for row in rows if row["direction"] == "random"]
     assert [(row["quantity"], row["rows"], row["draws"]) for row in by_chance] == [
         ("taken out", 64, 3),

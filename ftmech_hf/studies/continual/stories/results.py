@@ -11,7 +11,7 @@ from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.readings import Missing
-from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.runs import write_json, write_table, write_text
 from ftmech_hf.studies.continual.figures import draw_matrices, draw_probes
 from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, choose_strength
 from ftmech_hf.studies.continual.stories.claims import ANY, MEASUREMENTS, SEQUENCE, StoryMatrix, measure
@@ -180,8 +180,8 @@ def write_results(plan: StorySequencePlan) -> list[Claim]:
     claims = judge(MEASUREMENTS, {seed: measure(StoryMatrix(matrix[matrix["seed"] == seed]))
                                   for seed in plan.config.seeds})  # fmt: skip
     facts = plan.write_origin("continual_stories")
-    matrix.to_parquet(plan.results / "matrix.parquet", index=False)
-    numbers.to_parquet(plan.results / "table.parquet", index=False)
+    write_table(plan.results / "matrix.parquet", matrix)
+    write_table(plan.results / "table.parquet", numbers)
     write_json(plan.results / "claims.json", claims_json(claims))
     if plan.config.develop:
         chosen = {row["setting"]: row["chosen"] for row in strengths_table(numbers)} if len(numbers) else {}

@@ -22,11 +22,11 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.models.memory import rows_of_logits
 from ftmech_hf.report.charts import accuracy_axis, legend_below
+from ftmech_hf.statistics.clusters import Groups, share_right
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.figures import COLORS, line, marks, name_model, pick
 from ftmech_hf.studies.diagnosis.finetuning import taught
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,9 +92,11 @@ class AttackGridMethodResult(MethodResult):
 
     Attributes:
         models: model -> it under all attacks.
+        groups: what each row is about; None where each is by itself.
     """
 
     models: Mapping[str, Attacked]
+    groups: Groups
 
     def rows(self) -> list[TableRow]:
         """Accuracy and what was lost elsewhere under every attack, and the worst."""
@@ -103,10 +105,11 @@ class AttackGridMethodResult(MethodResult):
             cells: dict[str, Any] = {"model": model, "reference": model == NULL}
             for each in found.attacks:
                 where: dict[str, Any] = {"site": each.way, "x": each.rate, **cells}
-                table.append(row("attack grid", "accuracy", *share_right(each.right), questions="capability", **where))
+                share = share_right(each.right, self.groups)
+                table.append(row("attack grid", "accuracy", *share, questions="capability", **where))
                 table.append(row("attack grid", "lost elsewhere", each.lost, **where))
             worst = found.worst
-            table.append(row("attack grid", "worst", *share_right(worst.right), questions="capability",
+            table.append(row("attack grid", "worst", *share_right(worst.right, self.groups), questions="capability",
                              site=worst.way, x=worst.rate, **cells))  # fmt: skip
         return table
 
@@ -115,8 +118,8 @@ class AttackGridMethodResult(MethodResult):
         return {
             "attack_grid": {
                 model: {"way": found.worst.way, "rate": found.worst.rate, "lost": found.worst.lost,
-                        "elsewhere": found.elsewhere, "accuracy": share_right(found.worst.right),
-                        "alone": share_right(found.attacks[0].right),
+                        "elsewhere": found.elsewhere, "accuracy": share_right(found.worst.right, self.groups),
+                        "alone": share_right(found.attacks[0].right, self.groups),
                         "counting": sum(each.counts for each in found.attacks[1:]), "of": len(found.attacks) - 1}
                 for model, found in self.models.items()
             }
@@ -125,7 +128,10 @@ class AttackGridMethodResult(MethodResult):
 
 def measure_attack_grid(case: Case) -> AttackGridMethodResult:
     """Attack the fine-tuned model, and the reference in the same way."""
-    return AttackGridMethodResult(models={name: _attacked(case, case.models[name]) for name in (FINETUNED, NULL)})
+    return AttackGridMethodResult(
+        models={name: _attacked(case, case.models[name]) for name in (FINETUNED, NULL)},
+        groups=case.few("capability").groups,
+    )
 
 
 def _attacked(case: Case, model: PreTrainedModel) -> Attacked:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from ftmech_hf.activations.layout import find_layout
 from ftmech_hf.analysis.attribution import PlacedUnit, attribute_patches, patch_units
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
-from ftmech_hf.statistics.intervals import Share, mean_over_draws
+from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.draws import mean_over_draws
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case, backward_rows
 from ftmech_hf.studies.diagnosis.figures import KINDS, line, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,21 +45,24 @@ class AttributionMethodResult(MethodResult):
             strongest.
         by_chance: number -> the same of the capability with neurons by chance, (draws, rows).
         strongest: the neurons, the strongest first.
+        groups: kind of question -> what each row is about; None where each is by itself.
     """
 
     right: Mapping[int, Mapping[str, NDArray[np.bool_]]]
     by_chance: Mapping[int, NDArray[np.bool_]]
     strongest: Sequence[PlacedUnit]
+    groups: Mapping[str, Groups]
 
     def rows(self) -> list[TableRow]:
         """Accuracy against the number of neurons."""
         ranked = [
-            row("attribution", "strongest neurons", *share_right(right), model=FINETUNED, questions=kind, x=number)
+            row("attribution", "strongest neurons", *share_right(right, self.groups[kind]), model=FINETUNED,
+                questions=kind, x=number)
             for number, kinds in self.right.items() for kind, right in kinds.items()
         ]  # fmt: skip
         return ranked + [
-            row("attribution", "neurons at random", *mean_over_draws(right), model=FINETUNED, questions="capability",
-                x=number, reference=True)
+            row("attribution", "neurons at random", *mean_over_draws(right, self.groups["capability"]), model=FINETUNED,
+                questions="capability", x=number, reference=True)
             for number, right in self.by_chance.items()
         ]  # fmt: skip
 
@@ -67,12 +71,13 @@ class AttributionMethodResult(MethodResult):
         first = self.fewest()
         if first is None:
             return {"neurons": None}
+        between = slice(1, None, 2)
         return {
             "neurons": {
                 "number": first,
-                "accuracy": share_right(self.right[first]["capability"][1::2]),
-                "by_chance": mean_over_draws(self.by_chance[first][:, 1::2]),
-                "alone": share_right(self.right[0]["capability"][1::2]),
+                "accuracy": self._strongest_right(first, between),
+                "by_chance": self._random_right(first, between),
+                "alone": self._strongest_right(0, between),
                 "strongest": [unit._asdict() for unit in self.strongest[: min(first, 5)]],
                 "of": len(self.strongest),
             }
@@ -83,18 +88,23 @@ class AttributionMethodResult(MethodResult):
 
         It is chosen on every other row, and reported on those between.
         """
+        every = slice(0, None, 2)
 
-        def beats(number: int, other: Share) -> bool:
-            return share_right(self.right[number]["capability"][::2]).low > other.high
+        def beats_both(number: int) -> bool:
+            controls = self._random_right(number, every), self._strongest_right(0, every)
+            return self._strongest_right(number, every).low > max(each.high for each in controls)
 
-        return next(
-            (
-                number for number in self.by_chance
-                if beats(number, mean_over_draws(self.by_chance[number][:, ::2]))
-                and beats(number, share_right(self.right[0]["capability"][::2]))
-            ),
-            None,
-        )  # fmt: skip
+        return next((number for number in self.by_chance if beats_both(number)), None)
+
+    def _strongest_right(self, number: int, rows: slice) -> Share:
+        return share_right(self.right[number]["capability"][rows], self._groups_of(rows))
+
+    def _random_right(self, number: int, rows: slice) -> Share:
+        return mean_over_draws(self.by_chance[number][:, rows], self._groups_of(rows))
+
+    def _groups_of(self, rows: slice) -> Groups:
+        groups = self.groups["capability"]
+        return None if groups is None else groups[rows]
 
 
 def measure_attribution(case: Case) -> AttributionMethodResult:
@@ -102,7 +112,7 @@ def measure_attribution(case: Case) -> AttributionMethodResult:
     base, finetuned = case.models[BASE], case.models[FINETUNED]
     layers = [layer for layer in case.layers if layer in find_layout(finetuned).layers_of(SITE)]
     if not layers:
-        return AttributionMethodResult(right={}, by_chance={}, strongest=[])
+        return AttributionMethodResult(right={}, by_chance={}, strongest=[], groups=case.few_groups)
     chosen_on = case.capability.validation[: case.config.patch_rows]
     most = backward_rows(case.in_place, chosen_on.token_ids.shape[1])
     estimated = attribute_patches(
@@ -126,6 +136,7 @@ def measure_attribution(case: Case) -> AttributionMethodResult:
         right={number: {kind: alone[kind][at] for kind in case.both} for at, number in enumerate(numbers)},
         by_chance={number: np.array([next(chance) for _ in several]) for number, several in drawn.items()},
         strongest=strongest,
+        groups=case.few_groups,
     )
 
 

@@ -16,13 +16,8 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_scores import given_answers, written_answers
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.report.charts import accuracy_axis, legend_below
-from ftmech_hf.statistics.intervals import (
-    Share,
-    paired_difference,
-    share_interval,
-    times_as_wide,
-    widened_by_clusters,
-)
+from ftmech_hf.statistics.clusters import Groups, paired_lead, share_right
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, answers_right, is_reference
 from ftmech_hf.studies.diagnosis.evidence import BehaviourEvidence
 from ftmech_hf.studies.diagnosis.figures import COLORS, describe_reference, kinds_axis, name_model, pick
@@ -34,23 +29,6 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 8
 """Tokens of an answer that are reported one by one."""
-
-
-def share_right(right: NDArray[np.bool_], groups: NDArray[np.integer] | None = None) -> Share:
-    """The share of rows that are right, with its interval; wider where those of a group are alike, if there are groups.
-
-    Args:
-        right: whether each row is, (B,).
-        groups: what each row is about, (B,); None where each is by itself.
-    """
-    share = share_interval(round(float(right.sum())), len(right))
-    return share if groups is None else widened_by_clusters(share, right.tolist(), groups.tolist())
-
-
-def paired_lead(first: NDArray[np.bool_], second: NDArray[np.bool_], groups: NDArray[np.integer] | None) -> Share:
-    """First share right less second one, of the same rows, with its interval; wider as in :func:`share_right`."""
-    lead = paired_difference(first, second)
-    return lead if groups is None else lead.widened(times_as_wide(first.astype(float) - second, groups), -1.0, 1.0)
 
 
 class Example(NamedTuple):
@@ -99,7 +77,7 @@ class BehaviourMethodResult(MethodResult):
         same_tokens: whether both models read the questions as the same tokens.
         few: how many of the first test rows the dearer methods ask.
         examples: some questions with what is right and what both models answer.
-        groups: kind of question -> what each test row is about, (B,), where rows belong together.
+        groups: kind of question -> what each test row is about; None where each is by itself.
         tokens: where answers have several tokens, how each of them is given.
     """
 
@@ -109,13 +87,13 @@ class BehaviourMethodResult(MethodResult):
     same_tokens: bool
     few: int
     examples: list[Example]
-    groups: Mapping[str, NDArray[np.integer] | None] = dataclasses.field(default_factory=dict)
+    groups: Mapping[str, Groups]
     tokens: list[TokenShare] = dataclasses.field(default_factory=list)
 
     def rows(self) -> list[TableRow]:
         """Accuracy of every model on every kind of question, and chance."""
         return [
-            *(accuracy_row(name, kind, right, self.groups.get(kind)) for (name, kind), right in self.right.items()),
+            *(accuracy_row(name, kind, right, self.groups[kind]) for (name, kind), right in self.right.items()),
             *(row("behaviour", "chance", value, questions=kind, reference=True) for kind, value in self.chance.items()),
             *(
                 row("behaviour", "accuracy by token", *each.right, model=each.model, questions="capability",
@@ -132,7 +110,7 @@ class BehaviourMethodResult(MethodResult):
     def evidence(self) -> BehaviourEvidence:
         """Accuracy on the capability's questions."""
         right = {name: self.right[name, "capability"] for name in (BASE, FINETUNED, NULL)}
-        groups = self.groups.get("capability")
+        groups = self.groups["capability"]
         base, finetuned, null = (share_right(each, groups) for each in right.values())
         return BehaviourEvidence(
             chance=self.chance["capability"], base=base, finetuned=finetuned, null=null,
@@ -159,7 +137,7 @@ class BehaviourMethodResult(MethodResult):
         return dataclasses.replace(self, examples=shown)
 
 
-def accuracy_row(name: str, kind: str, right: NDArray[np.bool_], groups: NDArray[np.integer] | None = None) -> TableRow:
+def accuracy_row(name: str, kind: str, right: NDArray[np.bool_], groups: Groups) -> TableRow:
     """A model's accuracy on one kind of question."""
     share = share_right(right, groups)
     return row("behaviour", "accuracy", *share, model=name, questions=kind, reference=is_reference(name))
@@ -205,7 +183,8 @@ def by_token(model: PreTrainedModel, questions: Behavior, name: str) -> list[Tok
         at = [width - len(answers[place]) + number for place in there]
         right = [int(given[place, column]) == answers[place][number] for place, column in zip(there, at, strict=True)]
         mean = float(likely[there, at].double().mean())
-        found.append(TokenShare(name, number + 1, share_right(np.array(right)), mean, len(there)))
+        groups = None if rows.groups is None else rows.groups[there]
+        found.append(TokenShare(name, number + 1, share_right(np.array(right), groups), mean, len(there)))
     return found
 
 

@@ -29,11 +29,11 @@ from ftmech_hf.models.interpolation import mix_weights
 from ftmech_hf.models.precision import widened
 from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
-from ftmech_hf.statistics.intervals import mean_over_draws
+from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.draws import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, OTHER_SEED, Case
 from ftmech_hf.studies.diagnosis.figures import KINDS, line, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +60,7 @@ class ChangeMethodResult(MethodResult):
         restored: test rows right without that part, by kind; None if there is none.
         by_chance: the same of random edits of its norm, the capability alone.
         ends: test rows that base and fine-tuned model answer right.
+        groups: kind of question -> what each row is about; None where each is by itself.
     """
 
     scores: Scores
@@ -67,11 +68,12 @@ class ChangeMethodResult(MethodResult):
     restored: Mapping[str, NDArray[np.bool_]] | None
     by_chance: Sequence[NDArray[np.bool_]]
     ends: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    groups: Mapping[str, Groups]
 
     def rows(self) -> list[TableRow]:
         """Accuracy under every edit."""
         table = [
-            row("change", edit, *share_right(right), model=FINETUNED, questions=kind, x=number,
+            row("change", edit, *share_right(right, self.groups[kind]), model=FINETUNED, questions=kind, x=number,
                 reference=edit.endswith("at random"))
             for (edit, number), by_kind in self.scores.items() for kind, right in by_kind.items()
         ]  # fmt: skip
@@ -80,11 +82,11 @@ class ChangeMethodResult(MethodResult):
             table.append(row("change", "tried on validation rows", each.score, **place))
             table.append(row("change", "share of the change", each.size, **place))
         for kind, right in (self.restored or {}).items():
-            table.append(
-                row("change", "smallest part taken back", *share_right(right), model=FINETUNED, questions=kind)
-            )
+            share = share_right(right, self.groups[kind])
+            table.append(row("change", "smallest part taken back", *share, model=FINETUNED, questions=kind))
         for number, right in enumerate(self.by_chance):
-            table.append(row("change", "smallest part taken back, at random", *share_right(right), model=FINETUNED,
+            share = share_right(right, self.groups["capability"])
+            table.append(row("change", "smallest part taken back, at random", *share, model=FINETUNED,
                              questions="capability", x=number, reference=True))  # fmt: skip
         return table
 
@@ -97,13 +99,13 @@ class ChangeMethodResult(MethodResult):
         """The smallest part, what it brings back, and what random edits of its norm do."""
         if self.search is None or self.restored is None:
             return {"smallest_edit": None}
-        by_chance = mean_over_draws(self.by_chance)
+        by_chance = mean_over_draws(self.by_chance, self.groups["capability"])
         return {
             "smallest_edit": {
                 **self.search.summary(),
                 "restored": self.share_of_lead(self.restored["capability"]),
                 "restored_by_chance": float(np.mean([self.share_of_lead(each) for each in self.by_chance])),
-                "accuracy": {kind: share_right(right) for kind, right in self.restored.items()},
+                "accuracy": {kind: share_right(right, self.groups[kind]) for kind, right in self.restored.items()},
                 "accuracy_by_chance": by_chance,
             }
         }
@@ -125,7 +127,12 @@ def measure_change(case: Case) -> ChangeMethodResult:
             with replaced(model, change.without(smallest.part, seed=case.seed * DRAWS + draw)):
                 by_chance.append(case.few_right(model, "capability"))
     return ChangeMethodResult(
-        scores=scores, search=search, restored=restored, by_chance=by_chance, ends=(ends[0], ends[1])
+        scores=scores,
+        search=search,
+        restored=restored,
+        by_chance=by_chance,
+        ends=(ends[0], ends[1]),
+        groups=case.few_groups,
     )
 
 

@@ -19,11 +19,12 @@ from torch import Tensor
 from ftmech_hf.activations import intervene
 from ftmech_hf.analysis.direction import Writes, difference_in_means, put_in, random_direction, taken_out
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
-from ftmech_hf.statistics.intervals import mean_over_draws
+from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.draws import mean_over_draws
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case
 from ftmech_hf.studies.diagnosis.figures import layer_axis, line, marks, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,10 +65,12 @@ class DirectionMethodResult(MethodResult):
     Attributes:
         edits: (direction, edit) -> what it does; directions of length 0 are left out.
         ends: test rows of the capability that base and fine-tuned model answer right.
+        groups: kind of question -> what each row is about; None where each is by itself.
     """
 
     edits: Mapping[tuple[str, str], DirectionEdit]
     ends: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    groups: Mapping[str, Groups]
 
     def rows(self) -> list[TableRow]:
         """Accuracy under every edit, and by layer on validation rows."""
@@ -76,27 +79,30 @@ class DirectionMethodResult(MethodResult):
             where: dict[str, Any] = {"model": FINETUNED if edit == OUT else BASE, "site": direction}
             table += [row("direction", f"{edit}, validation rows", value, questions="capability", layer=layer, **where)
                       for layer, value in found.curve.items()]  # fmt: skip
-            table += [row("direction", edit, *share_right(right), questions=kind, layer=found.layer, **where)
-                      for kind, right in found.right.items()]  # fmt: skip
-            table.append(row("direction", f"{edit}, at random", *mean_over_draws(found.by_chance), reference=True,
+            table += [row("direction", edit, *share_right(right, self.groups[kind]), questions=kind, layer=found.layer,
+                          **where) for kind, right in found.right.items()]  # fmt: skip
+            table.append(row("direction", f"{edit}, at random", *self._chance(found), reference=True,
                              questions="capability", layer=found.layer, **where))  # fmt: skip
         return table
 
     def summary(self) -> dict[str, Any]:
         """What each edit does, and what directions by chance do in its place."""
-        base, tuned = (share_right(right) for right in self.ends)
+        base, tuned = (share_right(right, self.groups["capability"]) for right in self.ends)
         return {
             "directions": {
                 "base": base,
                 "finetuned": tuned,
                 "edits": [
                     {"direction": direction, "edit": edit, "layer": found.layer,
-                     "accuracy": {kind: share_right(right) for kind, right in found.right.items()},
-                     "by_chance": mean_over_draws(found.by_chance)}
+                     "accuracy": {kind: share_right(right, self.groups[kind]) for kind, right in found.right.items()},
+                     "by_chance": self._chance(found)}
                     for (direction, edit), found in self.edits.items()
                 ],
             }
         }  # fmt: skip
+
+    def _chance(self, found: DirectionEdit) -> Share:
+        return mean_over_draws(found.by_chance, self.groups["capability"])
 
 
 def measure_direction(case: Case) -> DirectionMethodResult:
@@ -107,7 +113,7 @@ def measure_direction(case: Case) -> DirectionMethodResult:
         for name, directions in find_directions(case).items() for edit in (OUT, IN)
         if directions
     }  # fmt: skip
-    return DirectionMethodResult(edits=edits, ends=(ends[0], ends[1]))
+    return DirectionMethodResult(edits=edits, ends=(ends[0], ends[1]), groups=case.few_groups)
 
 
 def find_directions(case: Case) -> dict[str, dict[int, Tensor]]:

@@ -24,11 +24,11 @@ from ftmech_hf.analysis.restoring import replaced
 from ftmech_hf.models.directions import turn_at_random
 from ftmech_hf.models.precision import widened
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
-from ftmech_hf.statistics.intervals import mean_over_draws
+from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.draws import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, SELF_DISTILLED, Case
 from ftmech_hf.studies.diagnosis.figures import KINDS, line, marks, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +53,7 @@ class IntrudersMethodResult(MethodResult):
         right: kind of question -> whether each test row is right there.
         by_chance: test rows of the capability right under the same edits turned at random, (draws, rows).
         plain: test rows of the capability that the fine-tuned model answers right.
+        groups: kind of question -> what each row is about; None where each is by itself.
     """
 
     found: IntrudersResult
@@ -63,6 +64,7 @@ class IntrudersMethodResult(MethodResult):
     right: Mapping[str, NDArray[np.bool_]]
     by_chance: NDArray[np.bool_]
     plain: NDArray[np.bool_]
+    groups: Mapping[str, Groups]
 
     def rows(self) -> list[TableRow]:
         """How many there are, each with its cosine, and accuracy by scale."""
@@ -73,10 +75,10 @@ class IntrudersMethodResult(MethodResult):
         cells: dict[str, Any] = {"model": FINETUNED, "questions": "capability"}
         table += [row("intruders", "scaled, validation rows", value, x=scale, **cells)
                   for scale, value in self.curve.items()]  # fmt: skip
-        table += [row("intruders", "scaled", *share_right(right), model=FINETUNED, questions=kind, x=self.scale)
-                  for kind, right in self.right.items()]  # fmt: skip
-        table.append(row("intruders", "scaled, at random", *mean_over_draws(self.by_chance), x=self.scale,
-                         reference=True, **cells))  # fmt: skip
+        table += [row("intruders", "scaled", *share_right(right, self.groups[kind]), model=FINETUNED, questions=kind,
+                      x=self.scale) for kind, right in self.right.items()]  # fmt: skip
+        by_chance = mean_over_draws(self.by_chance, self.groups["capability"])
+        table.append(row("intruders", "scaled, at random", *by_chance, x=self.scale, reference=True, **cells))
         return table
 
     def summary(self) -> dict[str, Any]:
@@ -84,9 +86,9 @@ class IntrudersMethodResult(MethodResult):
         return {
             "intruders": {
                 **self.found.summary(), "numbers": self.numbers, "matrices": self.of, "scale": self.scale,
-                "alone": share_right(self.plain),
-                "accuracy": {kind: share_right(right) for kind, right in self.right.items()},
-                "by_chance": mean_over_draws(self.by_chance),
+                "alone": share_right(self.plain, self.groups["capability"]),
+                "accuracy": {kind: share_right(right, self.groups[kind]) for kind, right in self.right.items()},
+                "by_chance": mean_over_draws(self.by_chance, self.groups["capability"]),
             }
         }  # fmt: skip
 
@@ -124,7 +126,7 @@ def measure_intruders(case: Case) -> IntrudersMethodResult:
             by_chance.append(case.few_right(model, "capability"))
     return IntrudersMethodResult(
         found=found, numbers=numbers, of=len(before), curve=curve, scale=best, right=answers,
-        by_chance=np.array(by_chance), plain=case.few_right(model, "capability"),
+        by_chance=np.array(by_chance), plain=case.few_right(model, "capability"), groups=case.few_groups,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import torch
 
 from ftmech_hf.analysis.logit_lens import LensResult, logit_lens
 from ftmech_hf.report.charts import accuracy_axis, legend_below
+from ftmech_hf.statistics.clusters import Groups
 from ftmech_hf.studies.diagnosis.case import Case, is_reference
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, layer_axis, line, name_model, null_model_lines, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, read_of_answers, row
@@ -26,10 +27,12 @@ class LensMethodResult(MethodResult):
     Attributes:
         found: model -> what its layers would answer.
         majority: answer -> how often naming one token gives it.
+        groups: what each row is about; None where each is by itself.
     """
 
     found: Mapping[str, LensResult]
     majority: Mapping[str, float]
+    groups: Groups
 
     def rows(self) -> list[TableRow]:
         """Share of questions in which an answer leads, by model and layer."""
@@ -37,7 +40,7 @@ class LensMethodResult(MethodResult):
             *(
                 row("logit lens", each["answer"], each["value"], each["low"], each["high"], model=name,
                     questions="capability", layer=each["layer"], reference=is_reference(name))
-                for name, result in self.found.items() for each in result.rows()
+                for name, result in self.found.items() for each in result.rows(self.groups)
             ),
             *(row("logit lens", "majority", value, site=name, questions="capability", reference=True)
               for name, value in self.majority.items()),
@@ -60,6 +63,7 @@ def measure_lens(case: Case) -> LensMethodResult:
             name: logit_lens(model, rows.token_ids, answers, batch_size=size) for name, model in case.everyone.items()
         },
         majority={name: float(torch.bincount(token).max() / len(token)) for name, token in answers.items()},
+        groups=rows.groups,
     )
 
 

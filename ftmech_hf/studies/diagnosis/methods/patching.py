@@ -16,18 +16,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ftmech_hf.activations import find_layout
-from ftmech_hf.analysis.patching import PatchingResult, follows_other_row, patch_each
-from ftmech_hf.jobs.answer_scores import gives_answer
+from ftmech_hf.analysis.patching import PatchingResult, patch_each
 from ftmech_hf.report.charts import BASE as BASE_COLOR
 from ftmech_hf.report.charts import CONTROL, accuracy_axis, legend_below
 from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
+from ftmech_hf.statistics.clusters import Groups, share_right
 from ftmech_hf.statistics.intervals import Share, mean_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import HalvesEvidence
 from ftmech_hf.studies.diagnosis.figures import DOTTED, OTHER, layer_axis, line, null_model_lines, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
-from ftmech_hf.studies.diagnosis.methods.probing import ProbingMethodResult, is_central
+from ftmech_hf.studies.diagnosis.methods.halves import Cuts, choose_cuts
+from ftmech_hf.studies.diagnosis.methods.probing import ProbingMethodResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,21 +54,6 @@ class Way(NamedTuple):
 
 
 BACK, FORTH = Way(BASE, FINETUNED), Way(FINETUNED, BASE)
-
-
-class Cuts(NamedTuple):
-    """After which layers halves meet; None where there is no such layer.
-
-    Attributes:
-        late: for the fine-tuned model's last blocks: the answer is still to be computed after it.
-        early: for its first blocks: the answer is there.
-        followed: layer -> share of rows on which the base gives the answer of the row whose stream it gets; None where
-            probes chose.
-    """
-
-    late: int | None
-    early: int | None
-    followed: Mapping[int, Share] | None = None
 
 
 class BestPart(NamedTuple):
@@ -101,15 +86,15 @@ class PatchingMethodResult(MethodResult):
         missing: what cannot be exchanged in this architecture -> why.
         is_comparable: whether an answer is right under a patch by the same rule as else: not of choices, nor where all
             that is written is judged.
-        groups: what each row is about; None where each is by itself.
+        groups: kind of question -> what each row is about; None where each is by itself.
     """
 
     found: Mapping[Way, PatchingResult]
     num_blocks: int
     cuts: Cuts
+    groups: Mapping[str, Groups]
     missing: Mapping[str, str] = field(default_factory=dict)
     is_comparable: bool = True
-    groups: NDArray[np.integer] | None = None
 
     def rows(self) -> list[TableRow]:
         """Accuracy under every patch, and the log-probability of answers in the base."""
@@ -117,7 +102,7 @@ class PatchingMethodResult(MethodResult):
             row("patching", each["patch"], each["value"], each["low"], each["high"], model=str(way),
                 questions=way.kind, site=each["site"], layer=each["layer"],
                 reference=each["patch"] == "other row" or {way.donor, way.receiver} != {BASE, FINETUNED})
-            for way, result in self.found.items() for each in result.rows()
+            for way, result in self.found.items() for each in result.rows(self.groups[way.kind])
         ]  # fmt: skip
         likely = [
             row("patching", "log-probability", *mean_interval(values.tolist()), model=str(way), questions=way.kind,
@@ -139,8 +124,9 @@ class PatchingMethodResult(MethodResult):
         )  # fmt: skip
 
     def _halves(self, way: Way, cut: int | None) -> Share | None:
-        right = self.found[way].right["resid_post", cut] if cut is not None and self.is_comparable else None
-        return None if right is None else share_right(right, self.groups)
+        if cut is None or not self.is_comparable:
+            return None
+        return share_right(self.found[way].right["resid_post", cut], self.groups[way.kind])
 
     def summary(self) -> dict[str, Any]:
         """The best part, where halves meet, and what was exchanged to find that."""
@@ -157,9 +143,16 @@ class PatchingMethodResult(MethodResult):
             return None
         site, layer = max(places, key=lambda place: back.right[place][::2].mean())
         between = back.other_numbers % 2 == 1
+        other_row = back.other_row[site, layer][between] if between.any() else None
+
+        def share(right: NDArray[np.bool_], numbers: NDArray[np.integer]) -> Share:
+            groups = self.groups[BACK.kind]
+            return share_right(right, None if groups is None else groups[numbers])
+
+        odd = np.arange(1, len(back.unpatched), 2)
         return BestPart(
-            site, layer, len(places), share_right(back.right[site, layer][1::2]), share_right(back.unpatched[1::2]),
-            share_right(back.other_row[site, layer][between]) if between.any() else None,
+            site, layer, len(places), share(back.right[site, layer][odd], odd), share(back.unpatched[odd], odd),
+            None if other_row is None else share(other_row, back.other_numbers[between]),
         )  # fmt: skip
 
 
@@ -192,39 +185,8 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
     cuts = choose_cuts(case, probing)
     return PatchingMethodResult(
         found=found, num_blocks=case.num_layers, cuts=cuts, missing=missing,
-        is_comparable=case.capability.is_begun_with, groups=case.few("capability").groups,
+        is_comparable=case.capability.is_begun_with, groups=case.few_groups,
     )  # fmt: skip
-
-
-def choose_cuts(case: Case, probing: ProbingMethodResult) -> Cuts:
-    """Where halves meet: by probes, or where most tested answers are words that no probe has seen, by exchange."""
-    if probing.answers_seen >= case.rule.share:
-        return Cuts(probing.places.late, probing.places.early)
-    return cuts_by_exchange(case)
-
-
-def cuts_by_exchange(case: Case) -> Cuts:
-    """Where the base decides on its answer, by what another question's stream makes it answer.
-
-    Only the base is asked, on rows that choose, of which it answers the first token right; no answer need occur twice.
-    See :func:`ftmech_hf.analysis.patching.follows_other_row`.
-    """
-    rows = case.capability.validation[: 2 * case.config.patch_rows].first_tokens()
-    known = gives_answer(case.models[BASE], rows).nonzero()[:, 0].tolist()
-    kept: list[int] = []
-    for place in known:  # neighbours must differ, the last and the first too
-        differ = [rows.first_answers[place] != rows.first_answers[other] for other in (*kept[-1:], *kept[:1])]
-        if all(differ) and len(kept) < case.config.patch_rows:
-            kept.append(place)
-    central = [layer for layer in case.layers if is_central(layer, case.num_layers, case.rule.half)]
-    if len(kept) < 2 or not central:
-        return Cuts(None, None)
-    size = case.rows_at_once(rows)
-    found = follows_other_row(case.models[BASE], rows[kept].token_ids, case.layers, batch_size=size)
-    followed = {layer: share_right(right) for layer, right in found.items()}
-    before = [layer for layer in central if followed[layer].high < case.rule.share]
-    after = [layer for layer in central if followed[layer].low >= case.rule.share]
-    return Cuts(before[-1] if before else None, after[0] if after else None, followed)
 
 
 def _draw_patching(ax: Axes, rows: pd.DataFrame, reference: str, way: str, null: str) -> None:

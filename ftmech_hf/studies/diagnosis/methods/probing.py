@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from ftmech_hf.analysis.probing import ANSWER, fit_probes
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.report.charts import CONTROL, RANDOM, accuracy_axis, legend_below
+from ftmech_hf.statistics.clusters import share_right
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, SPLITS, Case, is_reference
 from ftmech_hf.studies.diagnosis.evidence import ReadingEvidence
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, layer_axis, line, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, read_of_answers, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 from ftmech_hf.tasks.text.splits import OPEN_ANSWERS
 
 if TYPE_CHECKING:

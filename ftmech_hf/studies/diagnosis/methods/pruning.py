@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ftmech_hf.activations import find_units
 from ftmech_hf.jobs.pruning_sweep import SweepResult, check_sizes, prune_for
 from ftmech_hf.report.charts import CONTROL, RANDOM, accuracy_axis, legend_below
-from ftmech_hf.statistics.intervals import mean_over_draws
+from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.draws import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case, backward_rows
 from ftmech_hf.studies.diagnosis.evidence import PruningEvidence
 from ftmech_hf.studies.diagnosis.figures import DOTTED, KINDS, line, pick
 from ftmech_hf.studies.diagnosis.method import Apart, Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,17 +33,17 @@ class PruningMethodResult(MethodResult):
 
     Attributes:
         finetuned, null: the sweeps of the fine-tuned model and of the reference.
-        groups: kind of questions -> what each row is about; None where each is by itself.
+        groups: kind of question -> what each row is about; None where each is by itself.
     """
 
     finetuned: SweepResult
     null: SweepResult
-    groups: Mapping[str, NDArray[np.integer] | None] = field(default_factory=dict)
+    groups: Mapping[str, Groups]
 
     def rows(self) -> list[TableRow]:
         """Accuracy under every mask."""
         return [
-            row("pruning", f"{entry['method']} rows", *share_right(right[kind].numpy(), self.groups.get(kind)),
+            row("pruning", f"{entry['method']} rows", *share_right(right[kind].numpy(), self.groups[kind]),
                 model=model, questions=kind, x=entry["num_pruned"],
                 reference=entry["method"] == "random" or model == NULL)
             for model, sweep in ((FINETUNED, self.finetuned), (NULL, self.null))
@@ -56,10 +55,10 @@ class PruningMethodResult(MethodResult):
         """Accuracy at the chosen number of rows."""
         best, best_null = (each.at_best("importance", "capability")[0] for each in (self.finetuned, self.null))
         random = [each.numpy() for each in self.finetuned.at_best("random", "capability")]
-        groups = self.groups.get("capability")
+        groups = self.groups["capability"]
         return PruningEvidence(
             pruned=share_right(best.numpy(), groups),
-            pruned_random=mean_over_draws(random),
+            pruned_random=mean_over_draws(random, groups),
             pruned_null=share_right(best_null.numpy(), groups),
         )
 
@@ -73,7 +72,7 @@ def measure_pruning(case: Case) -> PruningMethodResult:
     return PruningMethodResult(
         finetuned=_sweep(case, FINETUNED, list(case.both), case.config.random_masks),
         null=_sweep(case, NULL, ["capability"], 0),
-        groups={kind: case.few(kind).groups for kind in case.both},
+        groups=case.few_groups,
     )
 
 

@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.report.charts import accuracy_axis, legend_below, step_axis
+from ftmech_hf.statistics.clusters import paired_lead, share_right
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.answer_training import kept_as
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
@@ -36,7 +37,6 @@ from ftmech_hf.studies.diagnosis.evidence import RevivalEvidence, Revivals
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model, pick, spread
 from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, race, revive, taught
 from ftmech_hf.studies.diagnosis.method import Apart, Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import paired_lead, share_right
 from ftmech_hf.training.low_rank import LowRankChange
 
 if TYPE_CHECKING:

@@ -19,11 +19,12 @@ from ftmech_hf.activations import block_matrices
 from ftmech_hf.analysis.restoring import replaced
 from ftmech_hf.analysis.tampering import all_noisy, all_rounded
 from ftmech_hf.report.charts import accuracy_axis, legend_below
-from ftmech_hf.statistics.intervals import Share, difference_over_draws, mean_over_draws
+from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.draws import difference_over_draws, mean_over_draws
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.figures import COLORS, line, marks, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,17 +43,24 @@ class Noise(NamedTuple):
         size: the one with the highest mean.
         right: test rows right at that size, under draws that chose nothing, (draws, rows).
         plain: test rows right without noise.
+        groups: what each row is about; None where each is by itself.
     """
 
     curve: Mapping[float, float]
     size: float
     right: NDArray[np.bool_]
     plain: NDArray[np.bool_]
+    groups: Groups
+
+    @property
+    def accuracy(self) -> Share:
+        """What is right under noise, over rows and draws."""
+        return mean_over_draws(self.right, self.groups)
 
     @property
     def gained(self) -> Share:
         """What is right under noise, less what is right without: of the same rows, over rows and draws."""
-        return difference_over_draws(self.right, self.plain)
+        return difference_over_draws(self.right, self.plain, self.groups)
 
     @property
     def rises(self) -> bool:
@@ -67,24 +75,26 @@ class TamperingMethodResult(MethodResult):
     Attributes:
         rounded: (model, bits) -> test rows right.
         noise: model -> under noise.
+        groups: what each row is about; None where each is by itself.
     """
 
     rounded: Mapping[tuple[str, int], NDArray[np.bool_]]
     noise: Mapping[str, Noise]
+    groups: Groups
 
     def rows(self) -> list[TableRow]:
         """Accuracy under every attack."""
         table = [
-            row("tampering", "rounded", *share_right(right), model=model, questions="capability", x=bits,
-                reference=model == NULL)
+            row("tampering", "rounded", *share_right(right, self.groups), model=model, questions="capability",
+                x=bits, reference=model == NULL)
             for (model, bits), right in self.rounded.items()
         ]  # fmt: skip
         for model, found in self.noise.items():
             cells: dict[str, Any] = {"model": model, "questions": "capability", "reference": model == NULL}
             table += [row("tampering", "noise, validation rows", value, x=size, **cells)
                       for size, value in found.curve.items()]  # fmt: skip
-            table.append(row("tampering", "noise", *mean_over_draws(found.right), x=found.size, **cells))
-            table.append(row("tampering", "noise", *share_right(found.plain), x=0.0, **cells))
+            table.append(row("tampering", "noise", *found.accuracy, x=found.size, **cells))
+            table.append(row("tampering", "noise", *share_right(found.plain, self.groups), x=0.0, **cells))
             table.append(row("tampering", "gained by noise", *found.gained, x=found.size, **cells))
         return table
 
@@ -93,15 +103,16 @@ class TamperingMethodResult(MethodResult):
         noise = {
             model: {
                 "size": found.size,
-                "accuracy": mean_over_draws(found.right),
-                "plain": share_right(found.plain),
+                "accuracy": found.accuracy,
+                "plain": share_right(found.plain, self.groups),
                 "gained": found.gained,
                 "rises": found.rises,
             }
             for model, found in self.noise.items()
         }
-        rounded = {model: {bits: share_right(right) for (each, bits), right in self.rounded.items() if each == model}
-                   for model in dict.fromkeys(model for model, _ in self.rounded)}  # fmt: skip
+        rounded: dict[str, dict[int, Share]] = {}
+        for (model, bits), right in self.rounded.items():
+            rounded.setdefault(model, {})[bits] = share_right(right, self.groups)
         return {"tampering": {"rounded": rounded, "noise": noise}}
 
 
@@ -115,7 +126,7 @@ def measure_tampering(case: Case) -> TamperingMethodResult:
             with replaced(model, all_rounded(weights, axes, bits)):
                 rounds[name, bits] = case.few_right(model, "capability")
     noise = {name: _shake(case, case.models[name]) for name in (FINETUNED, NULL)}
-    return TamperingMethodResult(rounded=rounds, noise=noise)
+    return TamperingMethodResult(rounded=rounds, noise=noise, groups=case.few("capability").groups)
 
 
 def _shake(case: Case, model: PreTrainedModel) -> Noise:
@@ -133,7 +144,8 @@ def _shake(case: Case, model: PreTrainedModel) -> Noise:
     for draw in range(DRAWS):
         with replaced(model, all_noisy(weights, best, seed=_seed(case.seed, len(SIZES), draw))):
             right.append(case.few_right(model, "capability"))
-    return Noise(curve, best, np.array(right), case.few_right(model, "capability"))
+    plain = case.few_right(model, "capability")
+    return Noise(curve, best, np.array(right), plain, case.few("capability").groups)
 
 
 def _seed(*parts: int) -> int:

@@ -11,17 +11,21 @@ from numpy.typing import NDArray
 from ftmech_hf.analysis.patching import PatchingResult
 from ftmech_hf.analysis.pruning import PruningResult
 from ftmech_hf.jobs.pruning_sweep import SweepResult
+from ftmech_hf.statistics.clusters import Groups
 from ftmech_hf.statistics.intervals import Share, share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL
 from ftmech_hf.studies.diagnosis.evidence import Revivals
 from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult, Example, TokenShare
-from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH, Cuts, PatchingMethodResult, Way
+from ftmech_hf.studies.diagnosis.methods.halves import Cuts
+from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH, PatchingMethodResult, Way
 from ftmech_hf.studies.diagnosis.methods.probing import EMBEDDINGS, Places, ProbingMethodResult, Reading
 from ftmech_hf.studies.diagnosis.methods.pruning import PruningMethodResult
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
 from tests.conftest import make_gpt2
 
 NUMBER = 40
+ALONE: dict[str, Groups] = {"capability": None, "other": None}
+"""Each row is by itself."""
 
 
 def share(right: int, number: int = NUMBER) -> Share:
@@ -48,7 +52,7 @@ def behaviour() -> BehaviourMethodResult:
     return BehaviourMethodResult(
         right={place: first_right(number) for place, number in hits.items()},
         chance={"capability": 0.2, "other": 0.3}, control=True, same_tokens=False, few=39, examples=[EXAMPLE],
-        tokens=TOKENS,
+        groups=ALONE, tokens=TOKENS,
     )  # fmt: skip
 
 
@@ -92,7 +96,7 @@ def patching(late: int | None = 0, early: int | None = 1) -> PatchingMethodResul
         BACK: patched(36, 35, 8, 20, 12, 10), FORTH: patched(33, 34, 30, 31, 29, 28),
         Way(NULL, BASE): patched(3, 2), Way(BASE, NULL): patched(1, 6),
     }  # fmt: skip
-    return PatchingMethodResult(found=found, num_blocks=3, cuts=Cuts(late, early))
+    return PatchingMethodResult(found=found, num_blocks=3, cuts=Cuts(late, early), groups=ALONE)
 
 
 def sweep(*right: int, other: bool = False) -> SweepResult:
@@ -109,7 +113,7 @@ def sweep(*right: int, other: bool = False) -> SweepResult:
 
 
 def pruning() -> PruningMethodResult:
-    return PruningMethodResult(finetuned=sweep(9, 35, 8, 12, other=True), null=sweep(4, 7))
+    return PruningMethodResult(finetuned=sweep(9, 35, 8, 12, other=True), null=sweep(4, 7), groups=ALONE)
 
 
 def revival() -> RevivalMethodResult:

@@ -51,7 +51,7 @@ def test_the_worst_is_chosen_on_validation_rows_among_those_that_cost_little() -
     assert Attacked((*attacks, attack(10.0, 0.7, MOST_LOST, 3)), "").worst.chosen_on == 0.7, "at the bar it counts"
     nothing = Attacked((attacks[0], attack(1.0, 0.9, 0.5, 90)), "the texts of the questions")
     assert nothing.worst.rate == NONE
-    result = AttackGridMethodResult(models={FINETUNED: found, NULL: nothing})
+    result = AttackGridMethodResult(models={FINETUNED: found, NULL: nothing}, groups=None)
     facts = found_by(result)[1]["attack_grid"]
     assert facts[FINETUNED]["accuracy"].value == 0.5
     assert (facts[FINETUNED]["counting"], facts[FINETUNED]["of"]) == (3, 4)

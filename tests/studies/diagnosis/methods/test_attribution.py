@@ -11,7 +11,8 @@ import torch
 
 from ftmech_hf.activations.patches import patched_logits, record_activations
 from ftmech_hf.analysis.attribution import PlacedUnit, attribute_patches
-from ftmech_hf.statistics.intervals import mean_over_draws, share_interval
+from ftmech_hf.statistics.draws import mean_over_draws
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED
 from ftmech_hf.studies.diagnosis.methods.attribution import (
     DRAWS,
@@ -34,6 +35,7 @@ def result(strongest: Mapping[int, int], by_chance: Mapping[int, int]) -> Attrib
         right={number: {"capability": first(right)} for number, right in strongest.items()},
         by_chance={number: np.tile(first(right), (DRAWS, 1)) for number, right in by_chance.items()},
         strongest=[PlacedUnit("mlp_act", 0, unit) for unit in (4, 2, 0, 1, 3)],
+        groups={"capability": None},
     )
 
 

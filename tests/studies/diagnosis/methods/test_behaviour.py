@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ftmech_hf.statistics.clusters import paired_lead, share_right
 from ftmech_hf.statistics.intervals import Share, paired_difference, share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL
-from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour, paired_lead, share_right
+from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH
 from tests.studies.diagnosis.cases import found_by, make_case, measured, right
 from tests.studies.planted import ask, make_rows, make_wrapped

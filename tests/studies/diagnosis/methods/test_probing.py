@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
-from ftmech_hf.studies.diagnosis.methods.patching import cuts_by_exchange, measure_patching
+from ftmech_hf.studies.diagnosis.methods.halves import cuts_by_exchange
+from ftmech_hf.studies.diagnosis.methods.patching import measure_patching
 from ftmech_hf.studies.diagnosis.methods.probing import (
     EMBEDDINGS,
     Places,

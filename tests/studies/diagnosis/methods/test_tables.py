@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ftmech_hf.statistics.intervals import Share, mean_interval, mean_over_draws, paired_difference
+from ftmech_hf.statistics.draws import mean_over_draws
+from ftmech_hf.statistics.intervals import Share, mean_interval, paired_difference
 from ftmech_hf.studies.diagnosis.evidence import (
     BehaviourEvidence,
     HalvesEvidence,

@@ -49,7 +49,7 @@ def test_a_wrapper_and_a_control_under_all_attacks() -> None:
 def test_noise_rises_only_beyond_the_interval_of_the_difference() -> None:
     def noise(of_each_draw: int, plain: int) -> Noise:
         right = np.arange(100) < of_each_draw
-        return Noise({0.1: 0.5}, 0.1, np.tile(right, (DRAWS, 1)), np.arange(100) < plain)
+        return Noise({0.1: 0.5}, 0.1, np.tile(right, (DRAWS, 1)), np.arange(100) < plain, None)
 
     assert noise(60, 20).rises is True
     assert noise(23, 20).rises is False

@@ -21,9 +21,6 @@ BEHIND = {
 }  # fmt: skip
 """What is of runs that take hours and of an earlier code, which it says; each is taken out when it is made again."""
 
-ROWS = {"ftmech-nano-rows", "ftmech-nano-rows-safety", "ftmech-nano-rows-stories"}
-"""Cards of data sets, which have the hash of what draws rows beside; as :data:`BEHIND`."""
-
 NO_CODE = {"interop"}
 """Of other libraries: a check passed with their version or did not."""
 
@@ -87,8 +84,8 @@ def test_all_that_is_published_is_of_one_code() -> None:
     found = published_codes()
     (code,) = found["results"]
     assert re.fullmatch(r"[0-9a-f]{16}", code)
-    others = {name.removesuffix("/README.md") for name, codes in found.items() if codes != {code}}
-    assert others == BEHIND | ROWS, f"all but these are of {code}"
+    others = {name for name, codes in found.items() if codes != {code}}
+    assert others == BEHIND, f"all but these are of {code}"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import functools
 import gc
 import inspect
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +35,13 @@ from ftmech_hf.tasks import PcfgConfig
 from tests import TEST_CUDA
 from tests.hub.server import TOKEN, HubServer, serve
 from tests.processes import made_once, run_fresh
+
+MEMORY, ENOUGH = Path("/dev/shm"), 4 * 2**30
+"""A file system in memory, as Linux has one; and how many bytes must be free there: tests write half a gigabyte."""
+
+if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ENOUGH:
+    # what is thrown away at once need not reach a disk: to delete it there takes some tests longer than all else
+    os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None
 
 torch.set_num_threads(1)
 # The same examples every time: a test that fails once in a hundred runs helps nobody. Look for new ones by hand with

@@ -30,7 +30,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ftmech_hf.jobs import scheduler
+from ftmech_hf.jobs import local_pool
 from ftmech_hf.tasks import PcfgConfig
 from tests import TEST_CUDA
 from tests.hub.server import TOKEN, HubServer, serve
@@ -56,7 +56,7 @@ gc.disable()  # until all tests are imported: a fourth of the time that torch an
 
 
 # Workers of many tests are copies of one process: what most of them would load, each by itself, it has loaded here.
-scheduler.LOADED += ["ftmech_hf.jobs.probing", "sklearn.linear_model", "matplotlib.figure", "nnsight", "peft"]
+local_pool.LOADED += ["ftmech_hf.jobs.probing", "sklearn.linear_model", "matplotlib.figure", "nnsight", "peft"]
 
 
 def pytest_collection_finish() -> None:

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from ftmech_hf.jobs.scheduler import fork_context
+from ftmech_hf.jobs.local_pool import fork_context
 
 GUARD = 1200.0
 """Seconds after which a wait is given up, for a machine that hangs. No machine is too slow for it."""

@@ -54,6 +54,9 @@ class RayPool:
         future: Future[Any] = self._run.remote(cell, self.reports, os.getcwd()).future()
         return future
 
+    def look(self) -> None:
+        """Nothing: Ray watches its workers from their beginning."""
+
     def died(self, error: BaseException) -> bool:
         """Never: a worker of Ray that dies takes no other with it."""
         return False

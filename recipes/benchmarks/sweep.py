@@ -24,7 +24,7 @@ import torch
 import yaml
 from threadpoolctl import threadpool_limits
 
-from ftmech_hf.jobs.scheduler import fork_context
+from ftmech_hf.jobs.local_pool import fork_context
 from ftmech_hf.jobs.training import PretrainConfig, pretrain
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import count_cores

@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 from transformers import AttentionInterface, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ftmech_hf.jobs.scheduler import fork_context
+from ftmech_hf.jobs.local_pool import fork_context
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig, RowStream

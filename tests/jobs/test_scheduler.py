@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import queue
 import signal
 import subprocess
 import sys
+import threading
+import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -17,7 +20,8 @@ import psutil
 import pytest
 
 from ftmech_hf.jobs.cell import Cell, run_cell
-from ftmech_hf.jobs.scheduler import LOADED, LocalPool, run_cells
+from ftmech_hf.jobs.local_pool import LOADED, LocalPool
+from ftmech_hf.jobs.scheduler import run_cells
 from ftmech_hf.runs import RunDir
 from tests.jobs import cells
 from tests.processes import forked, has_ended, started, wait_until
@@ -160,6 +164,51 @@ def test_what_a_death_took_with_it_is_begun_again_when_it_has_ended(tmp_path: Pa
     outcome = run_cells(plan, workers=2)
     assert outcome.failed == {}
     assert outcome.results == {"innocent": True, "dies": None}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+def test_the_death_of_a_worker_that_nobody_watches_yet_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An executor wakes before it begins a worker, and if that takes a moment it waits again without the new one."""
+    begun, ended = ProcessPoolExecutor._adjust_process_count, []  # type: ignore[attr-defined]
+
+    def slowly(executor: ProcessPoolExecutor) -> None:
+        time.sleep(0.3)
+        begun(executor)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "_adjust_process_count", slowly)
+    monkeypatch.setattr("ftmech_hf.jobs.scheduler.LOOK", 0.2)
+    kwargs = {"folder": str(tmp_path)}
+    plan = [Cell("innocent", cells.end_slowly, kwargs, 2), Cell("dies", cells.die_once, kwargs, 1)]
+    runs = threading.Thread(target=lambda: ended.append(run_cells(plan, workers=2)), daemon=True)
+    runs.start()
+    runs.join(timeout=30)
+    if runs.is_alive():  # the one that works until it is told to end would do so for ever
+        for process in multiprocessing.active_children():
+            process.kill()
+    assert [each.results for each in ended] == [{"innocent": True, "dies": None}]
+
+
+def test_looking_asks_again_only_when_the_last_answer_is_there() -> None:
+    """However long all workers are busy, one task that does nothing waits for them."""
+    pool = LocalPool(1)
+    try:
+        asked: list[Future[None]] = []
+        real_submit = pool._executor.submit
+
+        def submit(task: Any) -> Future[None]:
+            asked.append(Future())
+            return asked[-1]
+
+        pool._executor.submit = submit  # type: ignore[method-assign, assignment]
+        pool.look()
+        pool.look()
+        assert len(asked) == 1
+        asked[0].set_result(None)
+        pool.look()
+        assert len(asked) == 2
+        pool._executor.submit = real_submit  # type: ignore[method-assign]
+    finally:
+        pool.close(stop=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from ftmech_hf.jobs.scheduler import fork_context
+from ftmech_hf.jobs.local_pool import fork_context
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.launch import native_precision

@@ -113,8 +113,8 @@ class LocalPool:
     def look(self) -> None:
         """See whether a worker died that the executor does not watch yet; futures then say so.
 
-        It waits for results and for the ends of those that it had when it began to wait: one that was begun meanwhile is
-        watched from the next result or task on. If it dies before, what it did would not end until something else does.
+        It waits for results and for the ends of those that it had when it began to wait: one that was begun meanwhile
+        is watched from the next result or task on. If it dies before, its cell does not end until something else does.
         """
         if self._looked is None or self._looked.done():
             with contextlib.suppress(BrokenProcessPool):

@@ -33,9 +33,9 @@ from ftmech_hf.models.likeliest import likeliest
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.report.claims import claims_json
 from ftmech_hf.runs import RunDir, write_json
-from ftmech_hf.statistics.clusters import share_right
+from ftmech_hf.statistics.clusters import Groups, share_right
 from ftmech_hf.statistics.draws import mean_over_draws
-from ftmech_hf.statistics.intervals import mean_interval, share_interval
+from ftmech_hf.statistics.intervals import mean_interval
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import equally_many, own_sides, prompt_batches, prompt_states, sides_by_chance
 from ftmech_hf.studies.safety.direction import DRAWS, refusal_directions
@@ -115,6 +115,14 @@ class Asked(NamedTuple):
         """Token ids of one kind, and which are no padding."""
         rows: AnswerRows = getattr(self.kinds[kind], split)
         return rows.prompts()
+
+    def groups(self, number: int) -> Groups:
+        """What the first test prompts of both kinds are about, one kind after the other."""
+        found = [self.kinds[kind].test.groups for kind in KINDS]
+        if all(each is None for each in found):
+            return None
+        safe, unsafe = (np.arange(number) if each is None else each[:number] for each in found)
+        return np.concatenate([safe, unsafe + safe.max() + 1])
 
     def refused_whole(self, kind: str) -> AnswerRows:
         """The test prompts of a kind with a refusal as their answer, and the others as further right ones."""
@@ -202,9 +210,10 @@ def cluster_rows(name: str, model: PreTrainedModel, asked: Asked, seed: int) -> 
     )
     best = int(np.argmax([each.mean() for each in own_sides(tried, fitted)[0]]))
     chance, taus = sides_by_chance(shown, fitted, seed=seed)
+    groups = asked.groups(len(shown[0][0]))
     for layer, (right, tau) in enumerate(zip(*own_sides(shown, fitted), strict=True)):
         about = {"model": name, "layer": layer, "chosen": layer == best}
-        share = share_interval(int(right.sum()), len(right))
+        share = share_right(right, groups)
         yield {"quantity": "tau", **about, "value": tau, "own_side": share.value, "low": share.low,
                "high": share.high, "rows": len(right)}  # fmt: skip
         # Of draws and not of prompts, see sides_by_chance.

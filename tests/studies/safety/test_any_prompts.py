@@ -19,6 +19,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.report.claims import decide
 from ftmech_hf.statistics.clusters import Groups, share_right
 from ftmech_hf.statistics.draws import mean_over_draws
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.safety import texts
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import prompt_states
@@ -165,8 +166,12 @@ def test_a_direction_is_put_in_after_the_layer_that_it_was_taken_from() -> None:
 
 def asked_of(groups: Groups) -> Asked:
     """Prompts of both kinds that are about these things."""
-    rows = SimpleNamespace(groups=groups, prompts=lambda: (torch.zeros(64, 2), None))
-    return Asked(cast(Any, dict.fromkeys(("safe", "unsafe"), SimpleNamespace(test=rows, score=None))), 0)
+
+    def rows(groups: Groups = None) -> Any:
+        return SimpleNamespace(groups=groups, prompts=lambda: (torch.zeros(64, 2), None))
+
+    kinds = {kind: SimpleNamespace(test=rows(groups), train=rows(), validation=rows()) for kind in ("safe", "unsafe")}
+    return Asked(cast(Any, kinds), 0)
 
 
 def test_refusals_of_prompts_that_belong_together_are_less_sure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +192,25 @@ def test_refusals_of_prompts_that_belong_together_are_less_sure(monkeypatch: pyt
         expected = mean_over_draws(np.tile(found, (3, 1)), groups) if alone["direction"] == "random" else None
         assert (together["low"], together["high"]) == (expected or share_right(found, groups))[1:]
         assert together["high"] - together["low"] > 1.5 * (alone["high"] - alone["low"])
+
+
+def test_sides_of_prompts_that_belong_together_are_less_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds have groups of their own, whatever these are called; one that has none is of prompts by themselves."""
+    groups, right = np.arange(64) // 8, np.arange(128) % 64 < 32
+    states = [[torch.zeros(64, 2)], [torch.zeros(64, 2)]]
+    monkeypatch.setattr(texts, "prompt_states", lambda *_, **__: states[0])
+    monkeypatch.setattr(texts, "own_sides", lambda *_: ([right], [0.5]))
+    monkeypatch.setattr(texts, "sides_by_chance", lambda *_, **__: (np.zeros((3, 1, 128), bool), np.zeros((3, 1))))
+
+    def own_side(asked: Asked) -> Share:
+        row = next(each for each in texts.cluster_rows("base", cast(Any, None), asked, 0) if each["quantity"] == "tau")
+        return Share(row["own_side"], row["low"], row["high"])
+
+    assert own_side(asked_of(None)) == share_right(right)
+    assert own_side(asked_of(groups)) == share_right(right, np.concatenate([groups, groups + 8]))
+    mixed = asked_of(groups)
+    mixed.kinds["safe"].test.groups = None  # type: ignore[misc]
+    assert own_side(mixed) == share_right(right, np.concatenate([np.arange(64), groups + 64]))
 
 
 def test_random_directions_are_a_sample_of_directions_and_not_of_prompts_alone(monkeypatch: pytest.MonkeyPatch) -> None:

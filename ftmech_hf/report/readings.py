@@ -62,6 +62,10 @@ def read(found: float | Reading) -> Reading:
     return found if isinstance(found, Reading) else Reading(float(found))
 
 
+_KNOWN = ("rows", "bound", "floor", "low", "high")
+"""What a row of a table may say beside its value."""
+
+
 def read_row(row: Mapping[Any, Any], whole: float = 1.0) -> Reading:
     """A reading from a row of a table: ``value``, and if known ``rows``, ``bound``, ``floor``, ``low`` and ``high``.
 
@@ -69,7 +73,7 @@ def read_row(row: Mapping[Any, Any], whole: float = 1.0) -> Reading:
         row: of the table.
         whole: what a value of 1 becomes.
     """
-    known = {name: found for name, found in row.items() if not pd.isna(found)}
+    known = {name: found for name in _KNOWN if not pd.isna(found := row.get(name))}
     ends = (whole * float(known["low"]), whole * float(known["high"])) if {"low", "high"} <= set(known) else None
     rows = int(known["rows"]) if "rows" in known else None
     floor = whole * float(known["floor"]) if "floor" in known else None
@@ -233,25 +237,28 @@ def _open(readings: Sequence[Reading], low: float, high: float) -> Ends:
 
 
 def table_over_seeds(
-    table: pd.DataFrame, keys: Sequence[str], unit: Unit | Callable[[pd.DataFrame], Unit]
+    table: pd.DataFrame, keys: Sequence[str], unit: Unit | Callable[[Mapping[Any, Any]], Unit]
 ) -> pd.DataFrame:
     """:func:`over_seeds` of the column ``value``, for every value of some columns.
 
     Args:
         table: ``keys`` and ``value``, one number a row; and where it has them what else :func:`read_row` knows.
         keys: columns whose every combination is one number over seeds.
-        unit: of the numbers; or what it is of the rows of one number.
+        unit: of the numbers; or what it is of the number that a row belongs to.
 
     Returns:
         ``keys``, ``n`` (how many seeds), ``mean``, ``low`` and ``high``, which are nan where there is no interval and
         infinite where it is open.
     """
-    found = []
-    for key, group in table.groupby(list(keys), sort=False, dropna=False):
-        readings = [read_row(row) for row in group.to_dict("records")]
-        measured, interval = over_seeds(readings, unit if isinstance(unit, str) else unit(group))
+    found, rows = [], dict[int, list[dict[Any, Any]]]()
+    numbers = table.groupby(list(keys), sort=False, dropna=False).ngroup()
+    for number, row in zip(numbers, table.to_dict("records"), strict=True):  # a table of its own for each takes longer
+        rows.setdefault(number, []).append(row)
+    for group in rows.values():
+        readings = [read_row(row) for row in group]
+        measured, interval = over_seeds(readings, unit if isinstance(unit, str) else unit(group[0]))
         low, high = (math.nan, math.nan) if interval is None else interval
         ends = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
-        labels: dict[str, Any] = dict(zip(keys, key, strict=True))
+        labels: dict[str, Any] = {key: group[0][key] for key in keys}
         found.append({**labels, "n": len(readings), "mean": measured, **ends})
     return pd.DataFrame(found, columns=[*keys, "n", "mean", "low", "high"])

@@ -190,7 +190,7 @@ def test_a_table_over_seeds_keeps_what_is_apart_apart() -> None:
         )
     ]  # fmt: skip
     units = {"a": "share", "steps": "steps", "lost": "share"}
-    found = table_over_seeds(pd.DataFrame(rows), ["metric"], lambda group: units[group["metric"].iloc[0]])  # type: ignore[arg-type,return-value]
+    found = table_over_seeds(pd.DataFrame(rows), ["metric"], lambda row: units[row["metric"]])  # type: ignore[arg-type,return-value]
     found = found.set_index("metric")
     share = share_over_seeds([(4, 8), (6, 8)])
     assert found.loc["a"].tolist() == pytest.approx([2, *share])

@@ -81,7 +81,7 @@ def summarise(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     Beside them the means of ``floor`` and ``lead``, which are nan where there is none.
     """
     keys = [*axes, *VALUES]
-    summary = table_over_seeds(table, keys, lambda rows: _unit(rows["metric"].iloc[0]))
+    summary = table_over_seeds(table, keys, lambda row: _unit(row["metric"]))
     changes = summary["metric"].str.startswith("change/")
     summary.loc[changes, ["low", "high"]] = summary.loc[changes, ["low", "high"]].clip(-1.0, 1.0)
     known = table.assign(**{name: float("nan") for name in ("floor", "lead") if name not in table})

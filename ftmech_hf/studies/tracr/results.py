@@ -146,9 +146,9 @@ def gather(plan: TracrPlan) -> TracrResults:
     return TracrResults(cells, agrees, weights, reversals, pd.DataFrame(tried), table, claims, of_cells, plan.missing)
 
 
-def _unit(rows: pd.DataFrame) -> Unit:
+def _unit(row: Mapping[Any, Any]) -> Unit:
     units: dict[str, Unit] = {"weights": "neurons", "steps_to_revival": "steps", "revived": "share"}
-    return units.get(rows["metric"].iloc[0], "%")
+    return units.get(row["metric"], "%")
 
 
 def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:

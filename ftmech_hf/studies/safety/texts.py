@@ -9,9 +9,9 @@ layers are chosen on validation rows, and what is reported is of test rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,6 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
 from ftmech_hf.analysis.direction import Writes, put_in, taken_out
-from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, load_named, one_by_one
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
@@ -33,18 +31,17 @@ from ftmech_hf.models.likeliest import likeliest
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.report.claims import claims_json
 from ftmech_hf.runs import RunDir, write_json
-from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.clusters import share_right
 from ftmech_hf.statistics.draws import mean_over_draws
 from ftmech_hf.statistics.intervals import mean_interval
+from ftmech_hf.studies.safety.asked import KINDS, Asked
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import equally_many, own_sides, prompt_batches, prompt_states, sides_by_chance
 from ftmech_hf.studies.safety.direction import DRAWS, refusal_directions
 from ftmech_hf.studies.safety.texts_page import write_page
 from ftmech_hf.tasks.text.identity import dataset_hash
-from ftmech_hf.tasks.text.tokens import Whole
 from ftmech_hf.training.loop import Progress
 
-KINDS = ("safe", "unsafe")
 BATCH = 32
 
 
@@ -102,45 +99,6 @@ class TextsConfig(ModelJobConfig):
         if found["safe"] == found["unsafe"]:
             raise ValueError(f"unsafe: {self.unsafe} is the same as safe: {self.safe}, expected other prompts")
         return found
-
-
-class Asked(NamedTuple):
-    """Both kinds of prompts, with which token a refusal begins, and the tokens of whole ones."""
-
-    kinds: Mapping[str, Behavior]
-    refusal: int
-    refusals: tuple[tuple[int, ...], ...] = ()
-
-    def prompts(self, split: str, kind: str) -> tuple[Tensor, Tensor | None]:
-        """Token ids of one kind, and which are no padding."""
-        rows: AnswerRows = getattr(self.kinds[kind], split)
-        return rows.prompts()
-
-    def groups(self, number: int) -> Groups:
-        """What the first test prompts of both kinds are about, one kind after the other."""
-        found = [self.kinds[kind].test.groups for kind in KINDS]
-        if all(each is None for each in found):
-            return None
-        safe, unsafe = (np.arange(number) if each is None else each[:number] for each in found)
-        return np.concatenate([safe, unsafe + safe.max() + 1])
-
-    def refused_whole(self, kind: str) -> AnswerRows:
-        """The test prompts of a kind with a refusal as their answer, and the others as further right ones."""
-        rows = self.kinds[kind].test
-        beginnings = [
-            [each for each in row[: len(row) - 1 - length] if each != rows.pad]
-            for row, length in zip(rows.token_ids.tolist(), rows.lengths.tolist(), strict=True)
-        ]
-        ends = rows.token_ids[:, -1].tolist()
-        wholes = [
-            [Whole((*begin, *refusal, end), len(refusal)) for refusal in self.refusals]
-            for begin, end in zip(beginnings, ends, strict=True)
-        ]
-        ids = [list(first.token_ids) for first, *_ in wholes]
-        answers = [[False] * (len(row) - 1 - len(self.refusals[0])) + [True] * len(self.refusals[0]) + [False]
-                   for row in ids]  # fmt: skip
-        pad = self.kinds[kind].pad
-        return AnswerRows.stack(ids, answers, pad, accepted=[others for _, *others in wholes])
 
 
 def read_asked(config: TextsConfig) -> Asked:

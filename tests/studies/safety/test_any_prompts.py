@@ -21,10 +21,11 @@ from ftmech_hf.statistics.clusters import Groups, share_right
 from ftmech_hf.statistics.draws import mean_over_draws
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.safety import texts
+from ftmech_hf.studies.safety.asked import Asked
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import prompt_states
 from ftmech_hf.studies.safety.direction import refusal_directions
-from ftmech_hf.studies.safety.texts import Asked, chosen_directions, direction_rows, first_tokens
+from ftmech_hf.studies.safety.texts import chosen_directions, direction_rows, first_tokens
 from ftmech_hf.studies.safety.texts_page import read_table
 from tests.conftest import make_llama
 

@@ -31,7 +31,7 @@ from ftmech_hf.activations.patches import (
     read_tokens,
     record_activations,
 )
-from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.clusters import Groups, groups_at, share_right
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PatchingResult:
 
     def rows(self, groups: Groups = None) -> list[dict[str, Any]]:
         """The tidy table: one row per place and kind of patch; intervals know of rows that belong together."""
-        some = None if groups is None else groups[self.other_numbers]
+        some = groups_at(groups, self.other_numbers)
         return [
             {"site": site, "layer": layer, "patch": kind, "rows": len(values), **share_right(values, about)._asdict()}
             for kind, patched, about in (("same row", self.right, groups), ("other row", self.other_row, some))

@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ftmech_hf.statistics.clusters import times_as_wide
-from ftmech_hf.statistics.intervals import mean_of_gains
+from ftmech_hf.statistics.clusters import paired_lead
 
 SCORES = ("right", "judged", "f1", "rouge_l", "completeness", "abstains")
 
@@ -16,7 +15,7 @@ SCORES = ("right", "judged", "f1", "rouge_l", "completeness", "abstains")
 def compare_answers(table: pd.DataFrame) -> dict[str, Any]:
     """Of each context the means of both models, and the fine-tuned less the base on the same questions, with intervals.
 
-    Questions about one document are alike, and intervals are as much wider (:func:`times_as_wide`). Retrieved
+    Questions about one document are alike, and intervals are as much wider (:func:`paired_lead`). Retrieved
     questions whose gold documents are known are compared once more apart: those of which both models were shown all of
     them, and the others.
     Of ``oracle`` the others are left out.
@@ -45,9 +44,8 @@ def compare_answers(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _difference(tuned: pd.Series, base: pd.Series, alike: pd.Series) -> dict[str, float]:
-    change = (tuned - base).dropna()
-    wider = times_as_wide(change, alike[change.index].tolist())
-    return mean_of_gains(change.to_numpy(dtype=float)).widened(wider, -1.0, 1.0)._asdict()
+    both = (tuned - base).dropna().index
+    return paired_lead(tuned[both].to_numpy(float), base[both].to_numpy(float), alike[both].to_numpy())._asdict()
 
 
 def describe_harm(summary: Mapping[str, Any]) -> str:

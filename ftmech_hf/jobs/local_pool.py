@@ -117,7 +117,7 @@ class LocalPool:
         is watched from the next result or task on. If it dies before, its cell does not end until something else does.
         """
         if self._looked is None or self._looked.done():
-            with contextlib.suppress(BrokenProcessPool):
+            with contextlib.suppress(BrokenProcessPool):  # what runs there ends with the same error, and is begun again
                 self._looked = self._executor.submit(_nothing)
 
     def died(self, error: BaseException) -> bool:

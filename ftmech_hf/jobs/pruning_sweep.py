@@ -25,7 +25,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import padding_masked
 from ftmech_hf.models.vocabulary import num_rows
-from ftmech_hf.statistics.clusters import paired_lead, share_right
+from ftmech_hf.statistics.clusters import groups_at, paired_lead, share_right
 from ftmech_hf.statistics.draws import mean_over_draws
 from ftmech_hf.statistics.floors import most_frequent
 from ftmech_hf.statistics.intervals import Share
@@ -197,7 +197,7 @@ def describe_controls(found: SweepResult, behavior: Behavior, reported: str) -> 
     (best,) = found.at_best("importance", reported)
     random = torch.stack(found.at_best("random", reported)).double()
     groups, rows = behavior.tests[reported].groups, random.shape[1]
-    mean, low, high = mean_over_draws(random.numpy(), None if groups is None else groups[:rows])
+    mean, low, high = mean_over_draws(random.numpy(), groups_at(groups, slice(rows)))
     controls = {}
     if behavior.floor is None:
         right = behavior.tests[reported].right_ids()

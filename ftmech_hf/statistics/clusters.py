@@ -82,6 +82,11 @@ def widened_by_clusters(share: Share, counted: Sequence[float], clusters: Sequen
     return share.widened(times_as_wide(counted, [numbers[each] for each in clusters]), 0.0, 1.0)
 
 
+def groups_at(groups: Groups, rows: slice | Sequence[int] | NDArray[np.integer]) -> Groups:
+    """What some of the rows are about, by their places; None where each is by itself."""
+    return None if groups is None else groups[rows]
+
+
 def share_right(right: NDArray[np.bool_], groups: Groups = None) -> Share:
     """The share of rows that are right, with its interval; wider where those of a group are alike, if there are groups.
 
@@ -93,7 +98,9 @@ def share_right(right: NDArray[np.bool_], groups: Groups = None) -> Share:
     return share if groups is None else widened_by_clusters(share, right.tolist(), groups.tolist())
 
 
-def paired_lead(first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Groups) -> Share:
-    """First share right less second one, of the same rows, with its interval; wider as in :func:`share_right`."""
+def paired_lead(first: ArrayLike, second: ArrayLike, groups: Groups) -> Share:
+    """First share less second one as :func:`paired_difference` has it, wider where rows of a group are alike."""
     lead = paired_difference(first, second)
-    return lead if groups is None else lead.widened(times_as_wide(first.astype(float) - second, groups), -1.0, 1.0)
+    if groups is None:
+        return lead
+    return lead.widened(times_as_wide(np.asarray(first, float) - np.asarray(second, float), groups), -1.0, 1.0)

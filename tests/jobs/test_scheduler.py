@@ -188,25 +188,23 @@ def test_the_death_of_a_worker_that_nobody_watches_yet_is_seen(tmp_path: Path, m
     assert [each.results for each in ended] == [{"innocent": True, "dies": None}]
 
 
-def test_looking_asks_again_only_when_the_last_answer_is_there() -> None:
+def test_looking_asks_again_only_when_the_last_answer_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long all workers are busy, one task that does nothing waits for them."""
     pool = LocalPool(1)
+    asked: list[Future[None]] = []
+
+    def submit(task: Any) -> Future[None]:
+        asked.append(Future())
+        return asked[-1]
+
     try:
-        asked: list[Future[None]] = []
-        real_submit = pool._executor.submit
-
-        def submit(task: Any) -> Future[None]:
-            asked.append(Future())
-            return asked[-1]
-
-        pool._executor.submit = submit  # type: ignore[method-assign, assignment]
+        monkeypatch.setattr(pool._executor, "submit", submit)
         pool.look()
         pool.look()
         assert len(asked) == 1
         asked[0].set_result(None)
         pool.look()
         assert len(asked) == 2
-        pool._executor.submit = real_submit  # type: ignore[method-assign]
     finally:
         pool.close(stop=True)
 

@@ -210,7 +210,7 @@ def test_sides_of_prompts_that_belong_together_are_less_sure(monkeypatch: pytest
     assert own_side(asked_of(None)) == share_right(right)
     assert own_side(asked_of(groups)) == share_right(right, np.concatenate([groups, groups + 8]))
     mixed = asked_of(groups)
-    mixed.kinds["safe"].test.groups = None  # type: ignore[misc]
+    cast(Any, mixed.kinds["safe"]).test.groups = None
     assert own_side(mixed) == share_right(right, np.concatenate([np.arange(64), groups + 64]))
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ftmech_hf.activations.layout import find_layout
 from ftmech_hf.analysis.attribution import PlacedUnit, attribute_patches, patch_units
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
-from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.clusters import Groups, groups_at, share_right
 from ftmech_hf.statistics.draws import mean_over_draws
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case, backward_rows
@@ -103,8 +103,7 @@ class AttributionMethodResult(MethodResult):
         return mean_over_draws(self.by_chance[number][:, rows], self._groups_of(rows))
 
     def _groups_of(self, rows: slice) -> Groups:
-        groups = self.groups["capability"]
-        return None if groups is None else groups[rows]
+        return groups_at(self.groups["capability"], rows)
 
 
 def measure_attribution(case: Case) -> AttributionMethodResult:

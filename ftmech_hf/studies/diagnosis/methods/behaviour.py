@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_scores import given_answers, written_answers
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.report.charts import accuracy_axis, legend_below
-from ftmech_hf.statistics.clusters import Groups, paired_lead, share_right
+from ftmech_hf.statistics.clusters import Groups, groups_at, paired_lead, share_right
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, answers_right, is_reference
 from ftmech_hf.studies.diagnosis.evidence import BehaviourEvidence
@@ -183,8 +183,8 @@ def by_token(model: PreTrainedModel, questions: Behavior, name: str) -> list[Tok
         at = [width - len(answers[place]) + number for place in there]
         right = [int(given[place, column]) == answers[place][number] for place, column in zip(there, at, strict=True)]
         mean = float(likely[there, at].double().mean())
-        groups = None if rows.groups is None else rows.groups[there]
-        found.append(TokenShare(name, number + 1, share_right(np.array(right), groups), mean, len(there)))
+        share = share_right(np.array(right), groups_at(rows.groups, there))
+        found.append(TokenShare(name, number + 1, share, mean, len(there)))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ftmech_hf.analysis.patching import follows_other_row
 from ftmech_hf.jobs.answer_scores import gives_answer
-from ftmech_hf.statistics.clusters import share_right
+from ftmech_hf.statistics.clusters import groups_at, share_right
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, Case
 from ftmech_hf.studies.diagnosis.methods.probing import ProbingMethodResult, is_central
@@ -53,7 +53,7 @@ def cuts_by_exchange(case: Case) -> Cuts:
         return Cuts(None, None)
     size = case.rows_at_once(rows)
     found = follows_other_row(case.models[BASE], rows[kept].token_ids, case.layers, batch_size=size)
-    groups = None if rows.groups is None else rows.groups[kept]
+    groups = groups_at(rows.groups, kept)
     followed = {layer: share_right(right, groups) for layer, right in found.items()}
     before = [layer for layer in central if followed[layer].high < case.rule.share]
     after = [layer for layer in central if followed[layer].low >= case.rule.share]

@@ -20,7 +20,7 @@ from ftmech_hf.analysis.patching import PatchingResult, patch_each
 from ftmech_hf.report.charts import BASE as BASE_COLOR
 from ftmech_hf.report.charts import CONTROL, accuracy_axis, legend_below
 from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
-from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.clusters import Groups, groups_at, share_right
 from ftmech_hf.statistics.intervals import Share, mean_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import HalvesEvidence
@@ -146,8 +146,7 @@ class PatchingMethodResult(MethodResult):
         other_row = back.other_row[site, layer][between] if between.any() else None
 
         def share(right: NDArray[np.bool_], numbers: NDArray[np.integer]) -> Share:
-            groups = self.groups[BACK.kind]
-            return share_right(right, None if groups is None else groups[numbers])
+            return share_right(right, groups_at(self.groups[BACK.kind], numbers))
 
         odd = np.arange(1, len(back.unpatched), 2)
         return BestPart(

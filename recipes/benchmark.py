@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.config import clean_exit, parse_config, to_dict
+from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.report.console import make_console
 from ftmech_hf.runs import environment, write_json
 from ftmech_hf.runs.environment import code_version
+from ftmech_hf.runs.inputs import run_identity
 from ftmech_hf.tasks import PcfgConfig
 from recipes.benchmarks import accuracy, analysis, data, explorer, stacked, sweep, train
 
@@ -37,6 +39,14 @@ BENCHMARKS: dict[str, tuple[type, Callable[[Any, PcfgConfig], Iterator[dict[str,
 }
 
 
+def hash_of(name: str, config: Any, task: PcfgConfig) -> str:
+    """The hash of what a benchmark measures: its settings without places, and the bytes of models that it opens."""
+    settings = to_dict(config, task)
+    models = {name: settings[name] for name in settings.reads if settings[name] is not None}
+    inputs = {name: model_hash(folder, **base_for(name, models)) for name, folder in models.items()}
+    return run_identity(f"benchmark {name}", settings, inputs)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse, measure, save, print."""
     with clean_exit():
@@ -48,11 +58,12 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"benchmark: expected one of {', '.join(BENCHMARKS)} as the first word, got {name!r}")
         config_type, measure = BENCHMARKS[name]
         config, task = parse_config(config_type, PcfgConfig, argv=words, description=__doc__)
+        asked = {"seeds": config.seeds, "hash": hash_of(name, config, task)}
         rows = list(measure(config, task))
         write_to = Path(config.json)
         write_to.parent.mkdir(parents=True, exist_ok=True)
         made_by = {"threads": torch.get_num_threads(), **environment(), "code": code_version()}
-        write_json(write_to, {"rows": rows, **made_by})
+        write_json(write_to, {"rows": rows, **asked, **made_by})
         table = Table()
         for column, value in rows[0].items():
             table.add_column(column, justify="left" if isinstance(value, str) else "right")

@@ -26,6 +26,7 @@ from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.objectives import NextToken
 from ftmech_hf.training.settings import Precision, TrainConfig
 from recipes.benchmarks.limits import precision_name, wait
+from recipes.benchmarks.settings import JSON
 
 
 class Recipe(NamedTuple):
@@ -79,7 +80,7 @@ class BenchmarkConfig:
     eval_rows: int = field(default=512, metadata={"help": "rows of an evaluation"})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "of weights and rows"})
     mixtures: list[str] = field(default_factory=lambda: [*MIXTURES], metadata={"help": "counting, all, or both"})
-    json: str = field(default="runs/benchmark-accuracy.json", metadata={"help": "where the numbers go"})
+    json: str = field(default="runs/benchmark-accuracy.json", metadata=JSON)
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
@@ -109,7 +110,6 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
                 "rows": {"counting": "counting alone", "all": "all the task's questions"}[mixture],
                 "recipe": name,
                 "precision": _precision_of(RECIPES[name]),
-                "seeds": [*config.seeds],
                 "steps": [each.steps for each in found],
                 "seconds": [round(each.seconds, 1) for each in found],
                 "accuracy": [round(each.accuracy, 4) for each in found],

@@ -23,17 +23,22 @@ from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.training.launch import compute_device
 from recipes.benchmarks.instruments import measure_ablation, measure_probing
 from recipes.benchmarks.limits import wait
+from recipes.benchmarks.settings import JSON, SeedConfig
 
 BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class BenchmarkConfig(SeedConfig):
     """How much to collect."""
 
     preset: str = field(default="nano", metadata={"help": "size of the model"})
     model: str | None = field(
-        default=None, metadata={"help": "folder of a model to take instead; random weights of the preset if not given"}
+        default=None,
+        metadata={
+            "place": "input",
+            "help": "folder of a model to take instead; random weights of the preset if not given",
+        },
     )
     repeats: int = field(
         default=20, metadata={"help": "passes, of which the median counts, and that of ratios within a round"}
@@ -43,9 +48,10 @@ class BenchmarkConfig:
     probe_rows: int = field(default=2000, metadata={"help": "rows that probes are fitted on"})
     probe_seeds: int = field(default=5, metadata={"help": "shuffles of the labels"})
     ablation_rows: int = field(default=64, metadata={"help": "rows that every neuron is ablated on"})
-    json: str = field(default="runs/benchmark-analysis.json", metadata={"help": "where the numbers go"})
+    json: str = field(default="runs/benchmark-analysis.json", metadata=JSON)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         find_preset(self.preset)
         for name in ("repeats", "stored_rows", "traces", "probe_rows", "probe_seeds", "ablation_rows"):
             if getattr(self, name) < 1:
@@ -55,13 +61,13 @@ class BenchmarkConfig:
 def _open(config: BenchmarkConfig, task: PcfgConfig) -> TracedModel:
     if config.model is not None:
         return TracedModel(load_model(config.model))
-    model = build_model(find_preset(config.preset), len(task.vocabulary), seed=0)
+    model = build_model(find_preset(config.preset), len(task.vocabulary), seed=config.seed)
     torch.nn.Module.to(model, compute_device())
     return TracedModel(model)
 
 
-def _rows(traced: TracedModel, task: PcfgConfig, number: int) -> Tensor:
-    rows = RowStream(task, seed=0, split="test").rows(0, number).token_ids[:, :-2]
+def _rows(traced: TracedModel, task: PcfgConfig, seed: int, number: int) -> Tensor:
+    rows = RowStream(task, seed=seed, split="test").rows(0, number).token_ids[:, :-2]
     return torch.from_numpy(rows.copy()).to(traced.model.device)
 
 
@@ -113,7 +119,7 @@ def _seconds(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list
 def _store(config: BenchmarkConfig, task: PcfgConfig) -> tuple[float, float, float]:
     """(rows per second, MB before, peak MB) of collecting onto disk, the last in use by this process alone."""
     traced = _open(config, task)
-    token_ids = _rows(traced, task, config.stored_rows)
+    token_ids = _rows(traced, task, config.seed, config.stored_rows)
     process = psutil.Process()
     before = process.memory_info().rss / 1e6
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +132,7 @@ def _store(config: BenchmarkConfig, task: PcfgConfig) -> tuple[float, float, flo
 def _growth(config: BenchmarkConfig, task: PcfgConfig) -> float:
     """MB that memory grows by over many traces, after the first tenth of them."""
     traced = _open(config, task)
-    token_ids = _rows(traced, task, BATCH)
+    token_ids = _rows(traced, task, config.seed, BATCH)
     process, after_some = psutil.Process(), 0.0
     for number in range(config.traces):
         traced.collect(token_ids, ["resid_post", "mlp_act"], batch_size=BATCH)
@@ -138,7 +144,7 @@ def _growth(config: BenchmarkConfig, task: PcfgConfig) -> float:
 def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
     """Ways to read activations, memory, probing and ablation."""
     traced = _open(config, task)
-    seconds = _seconds(_ways(traced, _rows(traced, task, BATCH)), config.repeats)
+    seconds = _seconds(_ways(traced, _rows(traced, task, config.seed, BATCH)), config.repeats)
     in_turn, of_bare = seconds["bare forward pass"], "of a bare forward pass"
     for name, values in seconds.items():
         ratio = statistics.median(value / bare for value, bare in zip(values, in_turn, strict=True))
@@ -158,5 +164,5 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
         (f"growth of memory over {config.traces} traces", round(growth, 1)),
     ):
         yield {"what": what, "value": megabytes, "unit": "MB", "ratio": None, "ratio_of": ""}
-    yield from measure_probing(traced, task, config.probe_rows, config.probe_seeds)
-    yield from measure_ablation(traced, task, config.ablation_rows)
+    yield from measure_probing(traced, task, config.seed, config.probe_rows, config.probe_seeds)
+    yield from measure_ablation(traced, task, config.seed, config.ablation_rows)

@@ -23,20 +23,22 @@ from ftmech_hf.tasks.schema import BLOCK
 from ftmech_hf.training.launch import compute_device, native_precision
 from recipes.benchmarks import train
 from recipes.benchmarks.limits import precision_name
+from recipes.benchmarks.settings import JSON, SeedConfig
 
 ROWS_AT_A_TIME = 20 * BLOCK
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class BenchmarkConfig(SeedConfig):
     """How long to measure."""
 
     seconds: float = field(default=1.0, metadata={"help": "of each measurement, of which the best pass counts"})
     parquet_rows: int = field(default=1_000_000, metadata={"help": "rows of the parquet file"})
     batch_size: int = field(default=64, metadata={"help": "rows of a training step"})
-    json: str = field(default="runs/benchmark-data.json", metadata={"help": "where the numbers go"})
+    json: str = field(default="runs/benchmark-data.json", metadata=JSON)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("seconds", "parquet_rows", "batch_size"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected more than 0")
@@ -68,7 +70,7 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
 
 def _consumed(config: BenchmarkConfig, task: PcfgConfig) -> tuple[float, str]:
     """Rows a second of training as it is done on this device, the best of three rounds, and its name."""
-    training = train.BenchmarkConfig(batch_size=config.batch_size)
+    training = train.BenchmarkConfig(batch_size=config.batch_size, seed=config.seed)
     precision = native_precision(compute_device())
     rounds = [train.step_seconds(train.our_loop, task, training, precision) for _ in range(training.rounds)]
     return config.batch_size / min(rounds), f"training, all cores, {precision_name(precision)}"
@@ -86,7 +88,7 @@ def _best(once: Callable[[], int], config: BenchmarkConfig) -> float:
 
 
 def _string_rate(config: BenchmarkConfig) -> float:
-    grammar, rng = load_grammar("jain"), np.random.default_rng(0)
+    grammar, rng = load_grammar("jain"), np.random.default_rng(config.seed)
     return _best(lambda: len(grammar.sample(rng, BLOCK).symbols), config)
 
 
@@ -94,7 +96,7 @@ def _recursive_rate(config: BenchmarkConfig) -> float:
     """What anyone would write first."""
     grammar = load_grammar("jain")
     right_sides = {symbol: [rhs for rhs, _ in group] for symbol, group in grammar.rules.items()}
-    choose = random.Random(0).choice
+    choose = random.Random(config.seed).choice
 
     def expand(symbol: str, into: list[str]) -> None:
         if symbol not in right_sides:
@@ -115,7 +117,7 @@ def _recursive_rate(config: BenchmarkConfig) -> float:
 
 
 def _row_rate(task: Task, config: BenchmarkConfig) -> float:
-    stream = RowStream(task, seed=0, split="train")
+    stream = RowStream(task, seed=config.seed, split="train")
     start = 0
 
     def once() -> int:
@@ -137,7 +139,7 @@ def _write_rate(task: Task, config: BenchmarkConfig) -> float:
 
 
 def _random_rate(config: BenchmarkConfig) -> float:
-    rng = np.random.Generator(np.random.Philox(0))
+    rng = np.random.Generator(np.random.Philox(config.seed))
     return _best(lambda: len(rng.random((ROWS_AT_A_TIME, 8))), config)
 
 

@@ -21,6 +21,7 @@ from ftmech_hf.models.loading import quiet_transformers
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.tasks import PcfgConfig, RowStream
+from recipes.benchmarks.settings import JSON, SeedConfig
 
 RECIPE = Path(__file__).parents[1] / "explore.py"
 LONGEST_START = 600
@@ -31,16 +32,21 @@ SCALES = (0.9, 0.2, 0.5, 0.7, 0.0, 1.5, 0.4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class BenchmarkConfig(SeedConfig):
     """Which pairs are opened, and how often."""
 
     preset: str = field(default="nano", metadata={"help": "size of a pair of random weights"})
-    base: str | None = field(default=None, metadata={"help": "folder of a base to open as well, such as one of 135 M"})
-    finetuned: str | None = field(default=None, metadata={"help": "what it was fine-tuned into; may be an adapter"})
+    base: str | None = field(
+        default=None, metadata={"place": "input", "help": "folder of a base to open as well, such as one of 135 M"}
+    )
+    finetuned: str | None = field(
+        default=None, metadata={"place": "input", "help": "what it was fine-tuned into; may be an adapter"}
+    )
     starts: int = field(default=5, metadata={"help": "starts of each page"})
-    json: str = field(default="runs/benchmark-explorer.json", metadata={"help": "where the numbers go"})
+    json: str = field(default="runs/benchmark-explorer.json", metadata=JSON)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         find_preset(self.preset)
         if self.starts < 1:
             raise ValueError(f"starts: {self.starts}, expected at least 1")
@@ -53,10 +59,12 @@ def _save_pair(folder: Path, config: BenchmarkConfig, task: PcfgConfig) -> list[
     words, told = task.vocabulary, []
     for number, role in enumerate(("base", "finetuned")):
         with quiet_transformers():
-            build_model(find_preset(config.preset), len(words), seed=number).save_pretrained(folder / role)
+            build_model(find_preset(config.preset), len(words), seed=config.seed + number).save_pretrained(
+                folder / role
+            )
         save_tokenizer(build_tokenizer(words), folder / role)
         told += [f"--{role}", str(folder / role)]
-    row = RowStream(task, seed=0, split="test").rows(0, 1).token_ids[0, :-2]
+    row = RowStream(task, seed=config.seed, split="test").rows(0, 1).token_ids[0, :-2]
     return [*told, "--prompts", " ".join(words[token] for token in row)]
 
 

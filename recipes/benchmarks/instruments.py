@@ -26,9 +26,9 @@ EVERY = 24
 """One forward pass per neuron is timed on every so many-th neuron."""
 
 
-def _counting(task: PcfgConfig, split: str, number: int) -> tuple[Tensor, dict[str, NDArray[np.integer]]]:
+def _counting(task: PcfgConfig, seed: int, split: str, number: int) -> tuple[Tensor, dict[str, NDArray[np.integer]]]:
     """Rows that ask for the count of a, and the answers about every symbol."""
-    rows = RowStream(for_capability(task, Capability("count", "a")), seed=0, split=split).rows(0, number).token_ids
+    rows = RowStream(for_capability(task, Capability("count", "a")), seed=seed, split=split).rows(0, number).token_ids
     texts = task.texts(rows)
     return torch.from_numpy(rows.copy()), {s: task.answers("count", texts, n) for n, s in enumerate(task.symbols)}
 
@@ -39,14 +39,16 @@ def _sites(traced: TracedModel, token_ids: Tensor) -> dict[str, Tensor]:
     return {"embedding": stream["resid_pre", 0], **after}
 
 
-def measure_probing(traced: TracedModel, task: PcfgConfig, rows: int, seeds: int) -> Iterator[dict[str, Any]]:
-    """The grid of sites x symbols x label orders (the right one, and ``seeds`` shuffles), in one fit and fit by fit."""
-    (fit_ids, labels), (test_ids, held_out) = (_counting(task, split, rows) for split in ("probe", "test"))
+def measure_probing(
+    traced: TracedModel, task: PcfgConfig, seed: int, rows: int, shuffles: int
+) -> Iterator[dict[str, Any]]:
+    """The grid of sites x symbols x label orders (the right one, and ``shuffles`` more), in one fit and fit by fit."""
+    (fit_ids, labels), (test_ids, held_out) = (_counting(task, seed, split, rows) for split in ("probe", "test"))
     train, test = _sites(traced, fit_ids), _sites(traced, test_ids)
     started = time.perf_counter()
-    ours = fit_probes(train, labels, test, held_out, num_shuffles=seeds, code=False)
+    ours = fit_probes(train, labels, test, held_out, num_shuffles=shuffles, code=False)
     seconds = time.perf_counter() - started
-    fits = len(train) * len(labels) * (1 + seeds)
+    fits = len(train) * len(labels) * (1 + shuffles)
     yield {"what": f"{fits} probes on {rows:,} rows", "value": round(seconds, 2), "unit": "s", "ratio": 1.0,
            "ratio_of": "the time of ours"}  # fmt: skip
     for solver in SOLVERS:
@@ -55,7 +57,7 @@ def measure_probing(traced: TracedModel, task: PcfgConfig, rows: int, seeds: int
             scaler = StandardScaler().fit(train[site].numpy())
             fit_on, test_on = scaler.transform(train[site].numpy()), scaler.transform(test[site].numpy())
             for name, right in labels.items():
-                for order in range(1 + seeds):
+                for order in range(1 + shuffles):
                     shuffled = right if order == 0 else np.random.default_rng(order).permutation(right)
                     accuracy = _scikit_learn(solver, fit_on, shuffled, test_on, held_out[name])
                     if order == 0:
@@ -78,9 +80,9 @@ def _scikit_learn(
     return float(probe.score(test, held_out))
 
 
-def measure_ablation(traced: TracedModel, task: PcfgConfig, rows: int) -> Iterator[dict[str, Any]]:
+def measure_ablation(traced: TracedModel, task: PcfgConfig, seed: int, rows: int) -> Iterator[dict[str, Any]]:
     """The loss without each MLP neuron: many to a pass, and one forward pass each."""
-    token_ids = _counting(task, "test", rows)[0].to(traced.model.device)
+    token_ids = _counting(task, seed, "test", rows)[0].to(traced.model.device)
     inputs, answers = token_ids[:, :-2], token_ids[:, -2]
     wait()
     started = time.perf_counter()

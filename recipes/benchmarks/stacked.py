@@ -25,6 +25,7 @@ from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stack import Stack
 from recipes.benchmarks import train
 from recipes.benchmarks.limits import device_name, wait
+from recipes.benchmarks.settings import JSON, SeedConfig
 
 WARMUP_STEPS = 5
 PRIORS = ("low", "medium", "high")
@@ -32,7 +33,7 @@ CORRELATIONS = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class BenchmarkConfig(SeedConfig):
     """How many models, and how long."""
 
     preset: str = field(default="nano", metadata={"help": "size of the models"})
@@ -40,9 +41,10 @@ class BenchmarkConfig:
     pretrained: int = field(default=3, metadata={"help": "base models that are trained at once, of three priors"})
     tuned: int = field(default=18, metadata={"help": "fine-tunings that are trained at once, on two streams of rows"})
     steps: int = field(default=25, metadata={"help": "steps that are timed, after five to warm up"})
-    json: str = field(default="runs/benchmark-stacked.json", metadata={"help": "where the numbers go"})
+    json: str = field(default="runs/benchmark-stacked.json", metadata=JSON)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         find_preset(self.preset)
         for name in ("batch_size", "pretrained", "tuned", "steps"):
             if getattr(self, name) < 1:
@@ -57,9 +59,10 @@ def _milliseconds(
     on_gpu = device.type == "cuda"
     steps = config.steps + WARMUP_STEPS
     settings = TrainConfig(steps=steps, batch_size=config.batch_size, optimizer="adamw", lr=1e-3)
+    shape = find_preset(config.preset)
     started = time.perf_counter()
     stack = Stack(
-        [build_model(find_preset(config.preset), len(task.vocabulary), seed=seed) for seed in range(models)],
+        [build_model(shape, len(task.vocabulary), seed=config.seed + number) for number in range(models)],
         [settings] * models, objective, [model % len(streams) for model in range(models)],
         device=device, precision=native_precision(device), compiled=on_gpu,
     )  # fmt: skip
@@ -81,7 +84,13 @@ def _milliseconds(
 
 def _bare(config: BenchmarkConfig, task: PcfgConfig, *, answers_alone: bool) -> float:
     """Milliseconds of a step of one model in the bare loop of the benchmark ``train``, on all tokens or on answers."""
-    words = {"preset": config.preset, "batch_size": config.batch_size, "steps": config.steps, "rounds": 1}
+    words = {
+        "preset": config.preset,
+        "batch_size": config.batch_size,
+        "steps": config.steps,
+        "rounds": 1,
+        "seed": config.seed,
+    }
     precision = native_precision(compute_device())
     alone = train.BenchmarkConfig(**words)  # type: ignore[arg-type]
     return train.step_seconds(partial(train.bare_loop, answers_alone=answers_alone), task, alone, precision) * 1e3
@@ -90,10 +99,13 @@ def _bare(config: BenchmarkConfig, task: PcfgConfig, *, answers_alone: bool) -> 
 def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
     """One row per stack."""
     bare = {answers: _bare(config, task, answers_alone=answers) for answers in (False, True)}
-    base = [RowStream(dataclasses.replace(task, operand_prior=[each]), seed=0, split="train") for each in PRIORS]
+    base = [
+        RowStream(dataclasses.replace(task, operand_prior=[each]), seed=config.seed, split="train") for each in PRIORS
+    ]
     tuned = dataclasses.replace(task, operators=["count"], operand_prior=["b"])
     tuning = [
-        RowStream(dataclasses.replace(tuned, correlation=each), seed=0, split="finetune") for each in CORRELATIONS
+        RowStream(dataclasses.replace(tuned, correlation=each), seed=config.seed, split="finetune")
+        for each in CORRELATIONS
     ]
     stacks: list[tuple[str, int, Objective, list[RowStream]]] = [
         ("a base model", 1, NextToken(), base[:1]),

@@ -30,12 +30,13 @@ from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import count_cores
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.settings import TrainConfig
+from recipes.benchmarks.settings import JSON, SeedConfig
 
 RECIPES = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class BenchmarkConfig(SeedConfig):
     """Which runs, and how many."""
 
     runs: int = field(default=8, metadata={"help": "runs that do not need each other"})
@@ -43,13 +44,19 @@ class BenchmarkConfig:
     preset: str = field(default="nano", metadata={"help": "size of the model"})
     rounds: int = field(default=3, metadata={"help": "how often each way is timed"})
     commands: bool = field(default=True, metadata={"help": "also time the commands that one would type"})
-    json: str = field(default="runs/benchmark-sweep.json", metadata={"help": "where the numbers go"})
+    json: str = field(default="runs/benchmark-sweep.json", metadata=JSON)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         find_preset(self.preset)
         for name in ("runs", "steps", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
+
+    @property
+    def seeds(self) -> list[int]:
+        """One for each run."""
+        return [*range(self.seed, self.seed + self.runs)]
 
 
 def _set_threads(threads: int) -> None:
@@ -77,8 +84,16 @@ def _seconds(config: BenchmarkConfig, task: PcfgConfig, workers: int, threads: i
         for each in warm:
             each.result()
         started = time.perf_counter()
-        places = [dataclasses.replace(place, output_dir=f"{folder}/run{n}") for n in range(config.runs)]
-        for run in [pool.submit(_one_run, each, task, train) for each in places]:
+        runs = [
+            pool.submit(
+                _one_run,
+                dataclasses.replace(place, output_dir=f"{folder}/run{seed}"),
+                task,
+                dataclasses.replace(train, seed=seed),
+            )
+            for seed in config.seeds
+        ]
+        for run in runs:
             run.result()
         return time.perf_counter() - started
 
@@ -95,14 +110,12 @@ def _recipe(name: str, threads: int, *argv: str) -> None:
 def _command_seconds(config: BenchmarkConfig, folder: Path) -> dict[str, float]:
     """Wall-clock seconds of one ``sweep.py``, and of a ``pretrain.py`` per run."""
     settings = {"preset": config.preset, "steps": config.steps, "num_evals": 0, "checkpoint_every": 10**9}
-    (folder / "sweep.yaml").write_text(
-        yaml.safe_dump({"scale": "nano", "seeds": [*range(config.runs)], "pretrain": settings})
-    )
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({"scale": "nano", "seeds": config.seeds, "pretrain": settings}))
     flags = [f"--{name}={value}" for name, value in settings.items()]
     started = time.perf_counter()
     _recipe("sweep", 1, "--config", str(folder / "sweep.yaml"), "--output_dir", str(folder / "sweep"))
     swept = time.perf_counter()
-    for seed in range(config.runs):
+    for seed in config.seeds:
         _recipe("pretrain", count_cores(), *flags, f"--seed={seed}", "--output_dir", str(folder / f"run{seed}"))
     return {
         "one sweep.py": swept - started,

@@ -37,13 +37,14 @@ from ftmech_hf.training.launch import compute_device
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.settings import TrainConfig
 from recipes.benchmarks.limits import bandwidth, device_name, least_bytes, matmul_peak, wait
+from recipes.benchmarks.settings import JSON, SeedConfig
 
 WARMUP_STEPS = 5
 Clock = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class BenchmarkConfig(SeedConfig):
     """What to train and how long."""
 
     preset: str = field(default="nano", metadata={"help": "size of the model"})
@@ -56,9 +57,10 @@ class BenchmarkConfig:
     contenders: list[str] = field(
         default_factory=list, metadata={"help": "beside ours, by their names; all that suit the device without it"}
     )
-    json: str = field(default="runs/benchmark-train.json", metadata={"help": "where the numbers go"})
+    json: str = field(default="runs/benchmark-train.json", metadata=JSON)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         find_preset(self.preset)
         for name in ("batch_size", "steps", "rounds"):
             if getattr(self, name) < 1:
@@ -94,13 +96,13 @@ def _fit(
     model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock, way: Any
 ) -> None:
     train = TrainConfig(
-        steps=config.last_step, batch_size=config.batch_size, optimizer="adamw", num_evals=0,
+        seed=config.seed, steps=config.last_step, batch_size=config.batch_size, optimizer="adamw", num_evals=0,
         mixed_precision=precision, checkpoint_every=10**9, compile=way,
     )  # fmt: skip
     accelerator = start_accelerator(train)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir.open(Path(folder) / "run", "benchmark", {})
-        stream = RowStream(task, seed=0, split="train")
+        stream = RowStream(task, seed=config.seed, split="train")
         fit(model, stream, {}, train, run, accelerator, lambda step, steps, text: tick() if step else None)
         run.close()
 
@@ -120,7 +122,7 @@ def bare_loop(
     torch.nn.Module.to(model, device)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, **optimizer_options)
-    stream = RowStream(task, seed=0, split="train")
+    stream = RowStream(task, seed=config.seed, split="train")
     for step in range(config.last_step):
         place = slice(step * config.batch_size, (step + 1) * config.batch_size)
         here = torch.from_numpy(stream.rows(place.start, place.stop).token_ids) if rows is None else rows[place]
@@ -176,7 +178,7 @@ class _Tick(TrainerCallback):
 
 def _rows_of(task: PcfgConfig, config: BenchmarkConfig) -> torch.Tensor:
     """All rows of a training."""
-    rows = RowStream(task, seed=0, split="train").rows(0, config.last_step * config.batch_size)
+    rows = RowStream(task, seed=config.seed, split="train").rows(0, config.last_step * config.batch_size)
     return torch.from_numpy(rows.token_ids)
 
 
@@ -228,7 +230,7 @@ def contenders_of(config: BenchmarkConfig) -> dict[str, Callable[..., None]]:
 def step_seconds(contender: Callable[..., None], task: PcfgConfig, config: BenchmarkConfig, precision: str) -> float:
     """Seconds of a step after the warm-up: the median, or on a GPU the mean of the best block."""
     times: list[float] = []
-    model = build_model(find_preset(config.preset), len(task.vocabulary), seed=0)
+    model = build_model(find_preset(config.preset), len(task.vocabulary), seed=config.seed)
     ticks, on_gpu = itertools.count(1), compute_device().type == "cuda"
 
     def tick() -> None:
@@ -254,10 +256,10 @@ def _seconds_apart(name: str, task: PcfgConfig, config: BenchmarkConfig, precisi
 def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
     """One row per contender and precision."""
     tokens = config.batch_size * (task.row_length - 1)
-    model = build_model(find_preset(config.preset), len(task.vocabulary), seed=0)
+    model = build_model(find_preset(config.preset), len(task.vocabulary), seed=config.seed)
     # six floating-point operations per weight and token, forward and backward
     operations = 6 * model.num_parameters(exclude_embeddings=True) * tokens
-    token_ids = torch.from_numpy(RowStream(task, seed=0, split="train").rows(0, config.batch_size).token_ids)
+    token_ids = torch.from_numpy(RowStream(task, seed=config.seed, split="train").rows(0, config.batch_size).token_ids)
     contenders, copied = contenders_of(config), bandwidth()
     for name in config.precisions:
         precision = "no" if name == "fp32" else name

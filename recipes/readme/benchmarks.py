@@ -10,8 +10,11 @@ from recipes.benchmarks.accuracy import UNIT
 from recipes.readme.tables import markdown_table
 
 
-def _machine(result: Mapping[str, Any]) -> str:
-    return f"{result['threads']} threads, {result['machine']}, {describe_versions(result)}."
+def _made_by(result: Mapping[str, Any], machine: str | None = None) -> str:
+    """With which seeds, settings and versions, and on which machine; ``threads`` are those of a torch operation."""
+    seeds = f"Seed{'s' * (len(result['seeds']) > 1)} {', '.join(map(str, result['seeds']))}"
+    where = machine or f"{result['threads']} threads, {result['machine']}"
+    return f"{seeds}; {where}; config hash `{result['hash']}`; {describe_versions(result)}."
 
 
 def speed_block(result: Mapping[str, Any]) -> str:
@@ -27,7 +30,7 @@ def speed_block(result: Mapping[str, Any]) -> str:
         for row in result["rows"]
     ]
     columns = ("loop", "precision", "tokens/s", "ours is faster by", "share of the matmul peak")
-    return markdown_table(columns, rows, _machine(result))
+    return markdown_table(columns, rows, _made_by(result))
 
 
 def gpu_speed_block(result: Mapping[str, Any]) -> str:
@@ -52,16 +55,16 @@ def gpu_speed_block(result: Mapping[str, Any]) -> str:
         "share of the bandwidth",
     )
     first = result["rows"][0]
-    measured = (
+    machine = (
         f"{first['device']}, {first['precision']}; its products come to {first['matmul_peak_gflops'] / 1000:,.0f} "
-        f"TFLOP/s and its copies to {first['bandwidth_gb_per_second'] / 1000:.1f} TB/s. {describe_versions(result)}."
+        f"TFLOP/s and its copies to {first['bandwidth_gb_per_second'] / 1000:.1f} TB/s"
     )
-    return markdown_table(columns, rows, measured)
+    return markdown_table(columns, rows, _made_by(result, machine))
 
 
 def accuracy_block(result: Mapping[str, Any]) -> str:
     """The table of the time to an accuracy, as Markdown."""
-    number = len(result["rows"][0]["seeds"])
+    number = len(result["seeds"])
     reached = {row["rows"]: row["reached"] == number for row in result["rows"] if row["recipe"] == UNIT}
     rows = []
     for row in result["rows"]:
@@ -79,8 +82,7 @@ def accuracy_block(result: Mapping[str, Any]) -> str:
             "—" if bound is None else f"{bound}{row['faster_by']:.1f} x{interval}",
         ))  # fmt: skip
     columns = ("rows", "recipe", "precision", "steps of each seed", "seconds, mean", "reached", "faster by")
-    seeds = ", ".join(map(str, result["rows"][0]["seeds"]))
-    return markdown_table(columns, rows, f"Seeds {seeds}; {_machine(result)}")
+    return markdown_table(columns, rows, _made_by(result))
 
 
 def sweep_speed_block(result: Mapping[str, Any]) -> str:
@@ -94,7 +96,7 @@ def sweep_speed_block(result: Mapping[str, Any]) -> str:
         for row in result["rows"]
     ]
     columns = ("way", "seconds, median", "ours is faster by, median (least to most of the rounds)")
-    return markdown_table(columns, rows, f"{result['machine']}, {describe_versions(result)}.")
+    return markdown_table(columns, rows, _made_by(result, result["machine"]))
 
 
 def data_block(result: Mapping[str, Any]) -> str:
@@ -110,7 +112,7 @@ def data_block(result: Mapping[str, Any]) -> str:
         for row in result["rows"]
     ]
     columns = ("what", "per second", "beside", "per second", "ratio")
-    return markdown_table(columns, rows, f"{result['machine']}, {describe_versions(result)}.")
+    return markdown_table(columns, rows, _made_by(result, result["machine"]))
 
 
 def analysis_block(result: Mapping[str, Any]) -> str:
@@ -123,7 +125,7 @@ def analysis_block(result: Mapping[str, Any]) -> str:
         )
         for row in result["rows"]
     ]
-    return markdown_table(("what", "measured", "ratio"), rows, _machine(result))
+    return markdown_table(("what", "measured", "ratio"), rows, _made_by(result))
 
 
 def explorer_block(result: Mapping[str, Any]) -> str:
@@ -142,7 +144,7 @@ def explorer_block(result: Mapping[str, Any]) -> str:
         )
         for row in result["rows"]
     ]
-    return markdown_table(("pair", "what", "median", "most", "computing"), rows, _machine(result))
+    return markdown_table(("pair", "what", "median", "most", "computing"), rows, _made_by(result))
 
 
 def interop_block(result: Mapping[str, Any]) -> str:

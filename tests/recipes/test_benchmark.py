@@ -3,8 +3,10 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -117,6 +119,38 @@ def test_models_at_once_beside_one_model(tmp_path: Path) -> None:
         benchmark.main(["stacked", "--tuned", "0", "--json", str(path)])
 
 
+def test_the_hash_of_a_benchmark_is_of_what_it_measures(tmp_path: Path) -> None:
+    """Settings and bytes, and never where the numbers go or where a model lies."""
+
+    def hashed(name: str = "train", task: PcfgConfig | None = None, **settings: Any) -> str:
+        return benchmark.hash_of(name, train.BenchmarkConfig(**settings), task or PcfgConfig())
+
+    others = [
+        hashed(), hashed("data"), hashed(seed=1), hashed(rounds=4), hashed(task=PcfgConfig(base_operand="c")),
+    ]  # fmt: skip
+    assert len({*others}) == len(others)
+    assert hashed(json=str(tmp_path / "elsewhere")) == hashed()
+    for name, seed in (("one", 0), ("copy", 0), ("other", 1)):
+        build_model(find_preset("nano", n_embd=16), 40, seed=seed).save_pretrained(tmp_path / name)
+    one, copy, other = (
+        benchmark.hash_of("analysis", analysis.BenchmarkConfig(model=str(tmp_path / name)), PcfgConfig())
+        for name in ("one", "copy", "other")
+    )
+    assert one == copy
+    assert one != other
+
+
+@pytest.mark.parametrize("name", benchmark.BENCHMARKS)
+def test_a_benchmark_draws_with_the_seeds_that_it_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config_type, _ = benchmark.BENCHMARKS[name]
+    seed: dict[str, Any] = {"seeds": [3, 5]} if name == "accuracy" else {"seed": 3}
+    seeds = {"accuracy": [3, 5], "sweep": [*range(3, 11)]}
+    assert config_type(**seed).seeds == seeds.get(name, [3])
+    with pytest.raises(SystemExit):
+        benchmark.main([name, f"--{next(iter(seed))}", "-1"])
+    assert re.search(r"seeds?: \[?-1\]?, expected ", capsys.readouterr().err)
+
+
 def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmark.main(["speed"])
@@ -148,14 +182,14 @@ def test_the_time_of_who_gave_up_is_a_bound() -> None:
     known = {
         "rows": "r",
         "precision": "fp32",
-        "seeds": [0, 1],
         "steps": [1, 2],
         "seconds": [1.0, 2.0],
         "low": 1.0,
         "high": 9.0,
     }
     both = [{**known, "recipe": name, "reached": 2, "faster_by": 3.0} for name in ("ours", accuracy.UNIT)]
-    facts = {"threads": 2, "machine": "m", "versions": {}}
+    facts = {"threads": 2, "machine": "m", "versions": {}, "seeds": [0, 1], "hash": "0123456789ab"}
+    assert "Seeds 0, 1; 2 threads, m; config hash `0123456789ab`; " in accuracy_block({"rows": both, **facts})
     assert "| r | ours | fp32 | 1, 2 |" in accuracy_block({"rows": both, **facts})
     assert "| 2 of 2 | 3.0 x (1.0 to 9.0) |" in accuracy_block({"rows": both, **facts})
     assert "more than 3.0 x" in accuracy_block({"rows": [both[0], {**both[1], "reached": 1}], **facts})

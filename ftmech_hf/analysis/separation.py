@@ -8,14 +8,16 @@ that predicts the answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.clusters import Groups, share_right
 
 LEAST_ROWS = 4
 """Of each kind: two that its mean is of, and two that are measured."""
@@ -29,18 +31,20 @@ class SeparationResult:
         tau: site -> tau of every measured row of both kinds, (B,), in units of the activations.
         scale: site -> mean distance of a row from its own kind's mean, to compare models of other scales.
         shuffled: site -> mean tau when the kinds are assigned by chance.
+        groups: what each measured row is about, (B,); None where each is by itself.
     """
 
     tau: dict[str, Tensor]
     scale: dict[str, float]
     shuffled: dict[str, float]
+    groups: Groups = None
 
     def rows(self) -> list[dict[str, Any]]:
         """The tidy table: one row per site; ``tau`` and ``shuffled`` in units of ``scale``."""
         table = []
         for site, values in self.tau.items():
             unit = self.scale[site] or 1.0
-            right = share_interval(int((values > 0).sum()), len(values))
+            right = share_right((values > 0).numpy(), self.groups)
             table.append(
                 {"site": site, "tau": float(values.mean()) / unit, "deviation": float(values.std()) / unit,
                  "own_side": right.value, "own_side_low": right.low, "own_side_high": right.high,
@@ -66,10 +70,8 @@ def cluster_tau(first: Tensor, second: Tensor) -> tuple[Tensor, float]:
     Raises:
         ValueError: there are fewer than four of one kind.
     """
-    number = min(len(first), len(second))
-    if number < LEAST_ROWS:
-        raise ValueError(f"rows: {len(first)} and {len(second)} of the two kinds, expected {LEAST_ROWS} or more")
-    halves = [(values[: number // 2], values[number // 2 : number]) for values in (first, second)]
+    fitted_on, asked = _halves(len(first), len(second))
+    halves = [(values[fitted_on], values[asked]) for values in (first, second)]
     means = [fitted.mean(0) for fitted, _ in halves]
     taus, own = [], []
     for number, (_, measured) in enumerate(halves):
@@ -79,15 +81,30 @@ def cluster_tau(first: Tensor, second: Tensor) -> tuple[Tensor, float]:
     return torch.cat(taus), float(torch.cat(own).mean())
 
 
-def cluster_separation(first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, seed: int) -> SeparationResult:
+def _halves(first: int, second: int) -> tuple[slice, slice]:
+    """Of so many rows of each kind, those of each that the means are of, and those that are measured."""
+    number = min(first, second)
+    if number < LEAST_ROWS:
+        raise ValueError(f"rows: {first} and {second} of the two kinds, expected {LEAST_ROWS} or more")
+    return slice(number // 2), slice(number // 2, number)
+
+
+def cluster_separation(
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    *,
+    groups: tuple[Groups, Groups] = (None, None),
+    seed: int,
+) -> SeparationResult:
     """Tau of two kinds of prompts at every site.
 
     Args:
         first, second: site -> activations of the one kind (B, D) and of the other (C, D), each in random order.
+        groups: what each row of the one kind is about, (B,), and of the other, (C,); None where each is by itself.
         seed: of the control's kinds.
 
     Raises:
-        ValueError: the two have different sites.
+        ValueError: the two have different sites, or groups are not of their rows.
     """
     if list(first) != list(second):
         raise ValueError(f"sites: {list(first)} and {list(second)}, expected the same")
@@ -97,7 +114,22 @@ def cluster_separation(first: Mapping[str, Tensor], second: Mapping[str, Tensor]
         both = torch.cat([values, second[site]])
         mixed = both[torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))]
         shuffled[site] = float(cluster_tau(mixed[: len(both) // 2], mixed[len(both) // 2 :])[0].mean())
-    return SeparationResult(tau, scale, shuffled)
+    sizes = [len(values) for kind in (first, second) for values in list(kind.values())[:1]]
+    return SeparationResult(tau, scale, shuffled, _measured_groups(sizes, groups))
+
+
+def _measured_groups(sizes: Sequence[int], groups: tuple[Groups, Groups]) -> Groups:
+    """What each measured row is about, those of the first kind before those of the second, which share none."""
+    if not sizes or (groups[0] is None and groups[1] is None):
+        return None
+    _, asked = _halves(*sizes)
+    found: list[NDArray[np.integer]] = []
+    for number, about in zip(sizes, groups, strict=True):
+        if about is not None and len(about) != number:
+            raise ValueError(f"groups: of {len(about)} rows, expected those of all {number}")
+        _, member = np.unique(np.arange(number) if about is None else about, return_inverse=True)
+        found.append(member[asked] + sum(sizes) * len(found))
+    return np.concatenate(found)
 
 
 def side_of(rows: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, float]:

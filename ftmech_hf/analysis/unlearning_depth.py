@@ -51,7 +51,12 @@ class UnlearningDepthResult:
 
 
 def unlearning_depth(
-    base: ArrayLike, control: Mapping[int, ArrayLike], finetuned: Mapping[int, ArrayLike], *, seed: int = 0
+    base: ArrayLike,
+    control: Mapping[int, ArrayLike],
+    finetuned: Mapping[int, ArrayLike],
+    *,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
 ) -> UnlearningDepthResult:
     """Measure how deeply an ability is unlearned.
 
@@ -60,6 +65,7 @@ def unlearning_depth(
         control: layer -> the same while the base computes with the stream after this layer of a model without the
             ability.
         finetuned: the same with the fine-tuned model's; of the same layers.
+        groups: what each row is about, (B,), so that rows of one are drawn together; None where each is by itself.
         seed: of the samples of rows that the 95 % interval is of.
 
     Raises:
@@ -81,14 +87,18 @@ def unlearning_depth(
     number = len(alone)
     if not number:
         raise ValueError("base: of no rows, expected at least 1")
-    times_drawn = np.random.default_rng(seed).multinomial(number, [1 / number] * number, DRAWS)
-    drawn = _depth(*(each @ times_drawn.T / number for each in falls))
+    _, member = np.unique(np.arange(number) if groups is None else groups, return_inverse=True)
+    units = int(member.max()) + 1
+    times_drawn = np.random.default_rng(seed).multinomial(units, [1 / units] * units, DRAWS)[:, member]
+    drawn = _depth(*(each @ times_drawn.T / times_drawn.sum(1) for each in falls))
     drawn = drawn[~np.isnan(drawn)]
     tail = (1 - CONFIDENCE) / 2
     means = [each.mean(-1) for each in falls]
     depth = float(_depth(*means))
     known = len(drawn) and not math.isnan(depth)
     low, high = np.quantile(drawn, [tail, 1 - tail]) if known else (math.nan, math.nan)
+    if known and units < 2:
+        low, high = 0.0, 1.0  # one alone tells nothing of how others differ
     return UnlearningDepthResult(
         Share(depth, float(low), float(high)),
         *({layer: float(fall) for layer, fall in zip(control, each, strict=True)} for each in means),

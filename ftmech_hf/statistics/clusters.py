@@ -12,7 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ftmech_hf.statistics.intervals import CONFIDENCE, Share, paired_difference, share_bounds, share_interval
+from ftmech_hf.statistics.intervals import (
+    CONFIDENCE,
+    Share,
+    mean_interval,
+    paired_difference,
+    share_bounds,
+    share_interval,
+)
 
 Groups = NDArray[np.integer] | None
 """What each row is about, (B,); None where each is by itself."""
@@ -96,6 +103,13 @@ def share_right(right: NDArray[np.bool_], groups: Groups = None) -> Share:
     """
     share = share_interval(round(float(right.sum())), len(right))
     return share if groups is None else widened_by_clusters(share, right.tolist(), groups.tolist())
+
+
+def mean_of_rows(values: ArrayLike, groups: Groups = None) -> Share:
+    """The mean of one value a row as :func:`mean_interval` has it, wider where rows of a group are alike."""
+    given = np.asarray(values, float)
+    mean = mean_interval(given.tolist())
+    return mean if groups is None else mean.widened(times_as_wide(given, groups))
 
 
 def paired_lead(first: ArrayLike, second: ArrayLike, groups: Groups) -> Share:

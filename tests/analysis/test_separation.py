@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from ftmech_hf.analysis.separation import cluster_separation, cluster_tau, side_of
+from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.intervals import Share
 
 
 def test_tau_is_the_distance_to_the_other_mean_less_that_to_the_own() -> None:
@@ -60,6 +63,29 @@ def test_too_few_rows_of_a_kind_are_refused_and_the_control_is_that_of_chance() 
     mixed = both[torch.randperm(80, generator=torch.Generator().manual_seed(3))]
     assert result.shuffled["a"] == pytest.approx(float(cluster_tau(mixed[:40], mixed[40:])[0].mean()))
     assert result.shuffled["a"] != 0
+
+
+def test_rows_of_a_group_lie_on_their_own_side_together() -> None:
+    """Five groups of eight in each measured half, which are apart by less than groups differ: few are known, not 80."""
+    torch.manual_seed(3)
+    about = np.arange(80) // 8
+    first, second = (torch.randn(10, 16)[about] + 0.1 * torch.randn(80, 16) + each for each in (0.0, 0.4))
+
+    def own_side(groups: tuple[Groups, Groups]) -> Share:
+        (row,) = cluster_separation({"a": first}, {"a": second}, groups=groups, seed=0).rows()
+        return Share(row["own_side"], row["own_side_low"], row["own_side_high"])
+
+    alone, together = own_side((None, None)), own_side((about, about))
+    assert own_side((np.arange(80), None)) == alone
+    assert together.value == alone.value
+    tau, _ = cluster_tau(first, second)
+    members = np.concatenate([about[40:], about[40:] + 100])  # the second kind's groups are others
+    assert together == share_right((tau > 0).numpy(), members)
+    assert together.high - together.low > 1.5 * (alone.high - alone.low)
+    half = own_side((about, None))
+    assert alone.high - alone.low < half.high - half.low < together.high - together.low
+    with pytest.raises(ValueError, match="groups: of 79 rows, expected those of all 80"):
+        own_side((about[1:], None))
 
 
 def test_means_of_the_same_rows_would_separate_anything() -> None:

@@ -59,6 +59,29 @@ def test_the_interval_holds_the_truth_as_often_as_it_says_and_narrows_with_rows(
     assert widths[-1] < 0.5 * np.mean(widths[:-1])
 
 
+def test_rows_that_fall_together_are_drawn_together() -> None:
+    """Ten groups of eight rows of which each falls as one: taken for 80 rows, an interval misses far too often."""
+    rng, inside = np.random.default_rng(0), {"alone": 0, "together": 0}
+    about = np.arange(80) % 10
+    for _ in range(100):
+        base = np.zeros(80)
+        control = {0: base - 1 - 0.3 * rng.standard_normal(10)[about]}
+        finetuned = {0: base - 0.4 - 0.3 * rng.standard_normal(10)[about]}
+        for name, groups in (("alone", None), ("together", about)):
+            depth = unlearning_depth(base, control, finetuned, groups=groups).depth
+            inside[name] += depth.low <= 0.4 <= depth.high
+    assert inside["alone"] <= 65
+    assert 85 <= inside["together"] <= 98  # of 100: ten groups are few for a percentile
+
+
+def test_of_one_group_nothing_is_known_of_others() -> None:
+    for groups in ([7, 7, 7, 7], None):
+        number = 4 if groups else 1
+        falls = {0: [each - 0.8 for each in BASE[:number]]}
+        found = unlearning_depth(BASE[:number], falls, {0: [each - 0.2 for each in BASE[:number]]}, groups=groups)
+        assert found.depth == pytest.approx((0.25, 0, 1))
+
+
 def test_layers_and_rows_must_agree() -> None:
     with pytest.raises(ValueError, match=r"finetuned: layers \[0\], expected those of control: \[0, 3\]"):
         unlearning_depth(BASE, shifted(1, 1), shifted(1))

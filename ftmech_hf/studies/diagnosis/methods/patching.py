@@ -20,8 +20,8 @@ from ftmech_hf.analysis.patching import PatchingResult, patch_each
 from ftmech_hf.report.charts import BASE as BASE_COLOR
 from ftmech_hf.report.charts import CONTROL, accuracy_axis, legend_below
 from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
-from ftmech_hf.statistics.clusters import Groups, groups_at, share_right
-from ftmech_hf.statistics.intervals import Share, mean_interval
+from ftmech_hf.statistics.clusters import Groups, groups_at, mean_of_rows, share_right
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import HalvesEvidence
 from ftmech_hf.studies.diagnosis.figures import DOTTED, OTHER, layer_axis, line, null_model_lines, pick
@@ -105,8 +105,8 @@ class PatchingMethodResult(MethodResult):
             for way, result in self.found.items() for each in result.rows(self.groups[way.kind])
         ]  # fmt: skip
         likely = [
-            row("patching", "log-probability", *mean_interval(values.tolist()), model=str(way), questions=way.kind,
-                site=site, layer=layer, reference={way.donor, way.receiver} != {BASE, FINETUNED})
+            row("patching", "log-probability", *mean_of_rows(values, self.groups[way.kind]), model=str(way),
+                questions=way.kind, site=site, layer=layer, reference={way.donor, way.receiver} != {BASE, FINETUNED})
             for way, result in self.found.items() if way.receiver == BASE  # other vocabularies have other probabilities
             for (site, layer), values in result.log_probability.items()
         ]  # fmt: skip

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.path import PathResult
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
-from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.clusters import Groups, share_right
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.figures import KINDS, line, null_model_lines, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
@@ -33,27 +34,32 @@ class PathMethodResult(MethodResult):
     """Accuracy of the models between models.
 
     Attributes:
-        lines: those from the base, by what they lead over and to.
-        num_rows: kind of question -> how many were asked.
+        positions: line from the base, by what it leads over and to -> where it was asked; 1 at its second model.
+        right: the same line -> kind of question -> whether each row is right there, (positions, B).
+        groups: kind of question -> what each row is about; None where each is by itself.
     """
 
-    lines: Mapping[str, PathResult]
-    num_rows: Mapping[str, int]
+    positions: Mapping[str, list[float]]
+    right: Mapping[str, Mapping[str, NDArray[np.bool_]]]
+    groups: Mapping[str, Groups]
 
     def rows(self) -> list[TableRow]:
         """Accuracy at every position of every line."""
-        table = []
-        for name, result in self.lines.items():
-            for each in result.rows():
-                number = self.num_rows[each["test_set"]]
-                share = share_interval(round(each["accuracy"] * number), number)
-                table.append(row("path", name, *share, questions=each["test_set"], x=each["position"],
-                                 reference=name != THERE_AND_BACK))  # fmt: skip
-        return table
+        return [
+            row("path", name, *share_right(right, self.groups[kind]), questions=kind, x=position,
+                reference=name != THERE_AND_BACK)
+            for name, positions in self.positions.items()
+            for kind, there in self.right[name].items()
+            for position, right in zip(positions, there, strict=True)
+        ]  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
         """How far accuracy falls below the straight line between the ends."""
-        return {"barriers": {name: result.summary() for name, result in self.lines.items()}}
+        lines = [
+            PathResult(positions, {kind: there.mean(-1).tolist() for kind, there in self.right[name].items()}, name)
+            for name, positions in self.positions.items()
+        ]
+        return {"barriers": {line.name: line.summary() for line in lines}}
 
 
 def measure_path(case: Case, behaviour: BehaviourMethodResult, revival: RevivalMethodResult) -> PathMethodResult:
@@ -65,25 +71,24 @@ def measure_path(case: Case, behaviour: BehaviourMethodResult, revival: RevivalM
            for name, model in {NULL: case.models[NULL], **case.null_models}.items()},
     }  # fmt: skip
     number = case.config.patch_rows
-    known = {
-        (id(case.models[name]), kind): float(right[:number].mean()) for (name, kind), right in behaviour.right.items()
-    }
+    known = {(id(case.models[name]), kind): right[:number] for (name, kind), right in behaviour.right.items()}
+    positions = {name: np.arange(0, len(models) - 0.99, 0.25).tolist() for name, (models, _) in lines.items()}
     return PathMethodResult(
-        lines={name: _walk(case, name, models, kinds, known) for name, (models, kinds) in lines.items()},
-        num_rows={kind: len(case.few(kind)) for kind in case.both},
+        positions=positions,
+        right={name: _walk(case, positions[name], models, kinds, known) for name, (models, kinds) in lines.items()},
+        groups=case.few_groups,
     )
 
 
 def _walk(
     case: Case,
-    name: str,
+    positions: Sequence[float],
     models: Sequence[PreTrainedModel | LowRankChange],
     kinds: Sequence[str],
-    known: Mapping[tuple[int, str], float],
-) -> PathResult:
-    """Accuracy on the straight lines between models, four steps each; ``known`` is that of models by themselves."""
-    positions = np.arange(0, len(models) - 0.99, 0.25).tolist()
-    accuracy: dict[str, list[float]] = {kind: [] for kind in kinds}
+    known: Mapping[tuple[int, str], NDArray[np.bool_]],
+) -> dict[str, NDArray[np.bool_]]:
+    """Whether rows are right on the straight lines between models; ``known`` is that of models by themselves."""
+    right: dict[str, list[NDArray[np.bool_]]] = {kind: [] for kind in kinds}
     mixed: PreTrainedModel | None = None  # one for the whole line
     for position in positions:
         here = models[int(position)]
@@ -94,10 +99,8 @@ def _walk(
             between = mixed = _between(models[start], models[start + 1], position - start, mixed)
         for kind in kinds:
             found = known.get((id(between), kind))
-            if found is None:
-                found = case.both[kind].mean_score(between, case.few(kind))
-            accuracy[kind].append(found)
-    return PathResult(positions, accuracy, name)
+            right[kind].append(case.few_right(between, kind) if found is None else found)
+    return {kind: np.array(there) for kind, there in right.items()}
 
 
 def _between(

@@ -11,6 +11,7 @@ import torch
 
 from ftmech_hf.analysis.separation import LEAST_ROWS, SeparationResult, cluster_separation
 from ftmech_hf.report.charts import RANDOM, legend_below
+from ftmech_hf.statistics.clusters import groups_at
 from ftmech_hf.studies.diagnosis.case import Case, is_reference
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, layer_axis, line, name_model, null_model_lines, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
@@ -54,15 +55,17 @@ def measure_separation(case: Case) -> SeparationMethodResult:
         counts = torch.bincount(case.capability.test.first_answers).sort(descending=True).values
         if len(counts) < 2 or int(counts[1]) < LEAST_ROWS:
             return SeparationMethodResult(found=found, layers=case.layers)
+    asked = case.capability.test
+    most = torch.bincount(asked.first_answers).topk(2).indices if not case.other else None
     for name in case.everyone:
         first = case.sites(name, "capability", "test")
-        if case.other:
-            second = case.sites(name, "other", "test")
+        if most is None:
+            second, groups = case.sites(name, "other", "test"), (asked.groups, case.both["other"].test.groups)
         else:
-            answers = case.capability.test.first_answers
-            most = torch.bincount(answers).topk(2).indices
-            first, second = ({site: values[answers == answer] for site, values in first.items()} for answer in most)
-        found[name] = cluster_separation(first, second, seed=case.seed)
+            kinds = [asked.first_answers == answer for answer in most]
+            first, second = ({site: values[kind] for site, values in first.items()} for kind in kinds)
+            groups = groups_at(asked.groups, kinds[0].numpy()), groups_at(asked.groups, kinds[1].numpy())
+        found[name] = cluster_separation(first, second, groups=groups, seed=case.seed)
     return SeparationMethodResult(found=found, layers=case.layers)
 
 

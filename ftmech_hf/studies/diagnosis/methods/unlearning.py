@@ -16,6 +16,7 @@ from ftmech_hf.analysis.patching import PatchingResult
 from ftmech_hf.analysis.unlearning_depth import UnlearningDepthResult, unlearning_depth
 from ftmech_hf.report.charts import CONTROL
 from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
+from ftmech_hf.statistics.clusters import Groups
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, is_reference
 from ftmech_hf.studies.diagnosis.figures import from_zero, layer_axis, line, null_model_lines, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
@@ -56,11 +57,12 @@ class UnlearningMethodResult(MethodResult):
 
 def measure_unlearning(case: Case, patching: PatchingMethodResult) -> UnlearningMethodResult:
     """Read how deeply the fine-tuned and the null models have unlearned off what they patch into the base."""
-    return UnlearningMethodResult(depths=measure_depths(patching.found, [FINETUNED, *case.null_models], seed=case.seed))
+    models, groups = [FINETUNED, *case.null_models], case.few_groups["capability"]
+    return UnlearningMethodResult(depths=measure_depths(patching.found, models, groups=groups, seed=case.seed))
 
 
 def measure_depths(
-    found: Mapping[Way, PatchingResult], models: Sequence[str], *, seed: int
+    found: Mapping[Way, PatchingResult], models: Sequence[str], *, groups: Groups = None, seed: int
 ) -> dict[str, UnlearningDepthResult]:
     """How deeply models have unlearned the capability, beside the reference, which does not have it."""
     streams = {
@@ -69,7 +71,7 @@ def measure_depths(
         for name in (NULL, *models)
     }  # fmt: skip
     base = found[Way(NULL, BASE)].unpatched_log_probability
-    return {name: unlearning_depth(base, streams[NULL], streams[name], seed=seed) for name in models}
+    return {name: unlearning_depth(base, streams[NULL], streams[name], groups=groups, seed=seed) for name in models}
 
 
 def draw_unlearning(ax: Axes, rows: pd.DataFrame, reference: str) -> None:

@@ -23,7 +23,7 @@ from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.pruning_sweep import SweepResult
 from ftmech_hf.statistics.clusters import Groups, share_right
 from ftmech_hf.statistics.intervals import Share, share_interval
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, SELF_DISTILLED
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, SELF_DISTILLED, Case
 from ftmech_hf.studies.diagnosis.method import MethodResult
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.attack_grid import NONE, Attack, Attacked, AttackGridMethodResult
@@ -36,11 +36,14 @@ from ftmech_hf.studies.diagnosis.methods.intruders import IntrudersMethodResult
 from ftmech_hf.studies.diagnosis.methods.logit_lens import LensMethodResult
 from ftmech_hf.studies.diagnosis.methods.null_models import NullModelsMethodResult
 from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH, PatchingMethodResult, Way
+from ftmech_hf.studies.diagnosis.methods.path import PathMethodResult
 from ftmech_hf.studies.diagnosis.methods.pruning import PruningMethodResult
+from ftmech_hf.studies.diagnosis.methods.separation import measure_separation
 from ftmech_hf.studies.diagnosis.methods.tampering import Noise, TamperingMethodResult
+from ftmech_hf.studies.diagnosis.methods.unlearning import UnlearningMethodResult, measure_depths
 from tests.conftest import make_llama
-from tests.studies.diagnosis.cases import make_case, measured
-from tests.studies.planted import ask, make_rows, make_wrapped
+from tests.studies.diagnosis.cases import FEW, make_case, measured
+from tests.studies.planted import ask, make_base, make_rows, make_wrapped
 
 ROWS, SIZE = 96, 8
 ABOUT = np.arange(ROWS) // SIZE
@@ -111,7 +114,7 @@ def attack_grid(groups: Groups) -> MethodResult:
 def patching(groups: Groups) -> MethodResult:
     places = [(site, layer) for site in ("resid_post", "attn_out") for layer in (0, 1)]
     some = np.arange(0, ROWS, 3)
-    likely = np.full(ROWS, -1.0, np.float32)
+    likely = right(5).astype(np.float32) - 2
 
     def patched(groups_right: int) -> PatchingResult:
         return PatchingResult(
@@ -122,6 +125,23 @@ def patching(groups: Groups) -> MethodResult:
     ways = [BACK, FORTH, Way(BASE, NULL), Way(NULL, BASE)]
     return PatchingMethodResult(found={way: patched(number) for way, number in zip(ways, (9, 8, 3, 2), strict=True)},
                                 num_blocks=3, cuts=Cuts(0, 1), groups=by_kind(groups))  # fmt: skip
+
+
+def unlearning(groups: Groups) -> MethodResult:
+    base, layers = np.zeros(ROWS), {0: right(3) - 1.0, 1: right(6) - 1.0}
+    ways = {Way(NULL, BASE): np.full(ROWS, -1.0), Way(FINETUNED, BASE): None}
+    found = {
+        way: PatchingResult({}, {}, np.arange(0), right(2), {
+            ("resid_post", layer): each if values is None else values for layer, each in layers.items()}, base)
+        for way, values in ways.items()
+    }  # fmt: skip
+    return UnlearningMethodResult(depths=measure_depths(found, [FINETUNED], groups=groups, seed=0))
+
+
+def path(groups: Groups) -> MethodResult:
+    line = f"{BASE}, {NULL}"
+    there = {"capability": draws(9, 6, 3)}
+    return PathMethodResult(positions={line: [0.0, 0.5, 1.0]}, right={line: there}, groups=by_kind(groups))
 
 
 def pruning(groups: Groups) -> MethodResult:
@@ -142,7 +162,7 @@ def logit_lens(groups: Groups) -> MethodResult:
 
 MADE: tuple[Callable[[Groups], MethodResult], ...] = (
     behaviour, null_models, attribution, direction, tampering, intruders, change, attack_grid, patching, pruning,
-    logit_lens,
+    logit_lens, unlearning, path,
 )  # fmt: skip
 
 
@@ -161,12 +181,9 @@ def shares_in(value: Any) -> Iterator[Share]:
 
 def said(result: MethodResult) -> list[Share]:
     """All intervals of shares that a method says: in the table, to the rule and in the summary."""
-    rows = [
-        Share(each["value"], each["low"], each["high"])
-        for each in result.rows()
-        if each["low"] is not None and each["quantity"] != "log-probability"
-    ]
-    return [*rows, *shares_in(result.evidence() or {}), *shares_in(result.summary())]
+    rows = [Share(each["value"], each["low"], each["high"]) for each in result.rows() if each["low"] is not None]
+    depths = result.depths if isinstance(result, UnlearningMethodResult) else {}
+    return [*rows, *shares_in(result.evidence() or {}), *shares_in(result.summary()), *shares_in(depths)]
 
 
 @pytest.mark.parametrize("make", MADE, ids=lambda make: make.__name__)
@@ -222,7 +239,7 @@ def test_every_method_takes_the_groups_of_the_rows_that_it_asks() -> None:
         "behaviour": asked.test.groups.tolist(), "null models": asked.test.groups.tolist(),
         **dict.fromkeys(
             ("patching", "pruning", "logit lens", "change", "direction", "attribution", "intruders", "tampering",
-             "attack grid"), few,
+             "attack grid", "path"), few,
         ),
     }  # fmt: skip
     found: dict[str, Any] = dict(measured(case, *METHODS).by_method)
@@ -232,9 +249,39 @@ def test_every_method_takes_the_groups_of_the_rows_that_it_asks() -> None:
         if hasattr(result, "groups")
     }
     assert {name: groups.tolist() for name, groups in taken.items()} == expected
+    unlearned, depths = found["unlearning"].depths, found["patching"].found
+    expected_depths = measure_depths(depths, [*unlearned], groups=asked.test.groups[:24], seed=case.seed)
+    assert {name: each.depth for name, each in unlearned.items()} == {
+        name: each.depth for name, each in expected_depths.items()
+    }
     assert {name: each.groups.tolist() for name, each in found["tampering"].noise.items()} == {
         FINETUNED: few, NULL: few,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("two_kinds", [True, False], ids=["kinds of questions", "answers"])
+def test_kinds_apart_take_the_groups_of_the_rows_that_they_measure(two_kinds: bool) -> None:
+    """Of both kinds the later half of as many rows as there are of the rarer one; here what is about one place."""
+    about = np.arange(200) // 7
+    asked, others = (
+        dataclasses.replace(each, tests={"test": dataclasses.replace(each.test, groups=about)})
+        for each in (ask(make_rows()), ask(make_rows(shift=1, seed=2)))
+    )
+    models = {BASE: make_base("llama"), FINETUNED: make_base("llama"), NULL: make_base("llama")}
+    case = Case(models, asked, others if two_kinds else None, FEW, 0)
+    answers = asked.test.first_answers
+    kinds = [about, about]
+    if not two_kinds:
+        kinds = [about[(answers == answer).numpy()] for answer in torch.bincount(answers).topk(2).indices]
+    half = min(map(len, kinds)) // 2
+    measured_rows = slice(half, min(map(len, kinds)))
+    for each in measure_separation(case).found.values():
+        assert each.groups is not None
+        first, second = each.groups[: len(each.groups) // 2], each.groups[len(each.groups) // 2 :]
+        for found, expected in zip((first, second), kinds, strict=True):
+            counts, right_counts = (np.unique(of, return_counts=True)[1] for of in (found, expected[measured_rows]))
+            assert counts.tolist() == right_counts.tolist()
+        assert not {*first} & {*second}
 
 
 def test_what_an_exchange_follows_is_of_groups_too() -> None:

@@ -7,6 +7,7 @@ instrument that knows nothing: chosen at random, parts are right as often as kno
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -57,8 +58,8 @@ def recovery(scores: Mapping[Any, float], known: Set[Hashable], *, above: float 
     Args:
         scores: part -> how much the instrument says it matters.
         known: the parts that do; all of them must have a score.
-        above: parts with a higher score are found; None for as many of the highest as are known, of which those
-            without any score, 0 or less, are not.
+        above: parts with a higher score are found; None for as many of the highest as are known and all that the last
+            of them ties with, whatever their order; without those that have no score, 0 or less.
 
     Raises:
         ValueError: a known part has no score.
@@ -66,8 +67,8 @@ def recovery(scores: Mapping[Any, float], known: Set[Hashable], *, above: float 
     if missing := [part for part in known if part not in scores]:
         raise ValueError(f"known: {missing[0]} has no score")
     if above is None:
-        ranked = sorted(scores, key=lambda part: -scores[part])[: len(known)]
-        found = {part for part in ranked if scores[part] > 0}
+        least = sorted(scores.values(), reverse=True)[len(known) - 1] if known else math.inf
+        found = {part for part, score in scores.items() if score >= least and score > 0}
     else:
         found = {part for part, score in scores.items() if score > above}
     return RecoveryResult(len(found), len(known), len(found & known), len(scores))

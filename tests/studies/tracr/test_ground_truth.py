@@ -35,3 +35,14 @@ def test_recovery_counts_what_is_right() -> None:
     assert (nothing.found, nothing.recall) == (0, 0)
     with pytest.raises(ValueError, match="known: z has no score"):
         recovery(scores, {"z"})
+
+
+@pytest.mark.parametrize("order", ["abcd", "dcba"])
+def test_parts_that_tie_are_found_whatever_their_order(order: str) -> None:
+    """Of b and c one would complete the two that are known; which stands first says nothing of either."""
+    scores = {part: {"a": 0.9, "b": 0.5, "c": 0.5, "d": 0.2}[part] for part in order}
+    for known in ({"a", "b"}, {"a", "c"}):
+        found = recovery(scores, known)
+        assert (found.found, found.right, found.recall) == (3, 2, 1)
+    assert recovery(scores, {"d"}).found == 1
+    assert recovery(scores, set()).found == 0

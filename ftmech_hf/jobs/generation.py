@@ -26,12 +26,18 @@ from ftmech_hf.models.likeliest import check_numbers, likeliest
 from ftmech_hf.models.precision import float64_device
 from ftmech_hf.models.prompt_learning import positions_of
 from ftmech_hf.tasks.text.continuations import begun
+from ftmech_hf.tasks.text.encoding import chat_end
 
 
 def turn_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens by which a model stops; a chat's turn often ends with another one than a text."""
+    """The tokens by which a model stops: those that it and its tokenizer name, and the end of a turn of its chats.
+
+    The latter is often another one than the end of a text, and a base model that was given a chat template, and was
+    taught by it, names it nowhere.
+    """
     found = getattr(model.generation_config, "eos_token_id", None)
-    return frozenset({tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None})
+    named = found if isinstance(found, list) else [found]
+    return frozenset({tokenizer.eos_token_id, chat_end(tokenizer), *named} - {None})
 
 
 def up_to_end(ids: Sequence[int], ends: frozenset[int]) -> list[int]:

@@ -281,9 +281,14 @@ def _digest(path: Path) -> str:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return file_sha256(path)
+    return settings_digest(settings)
+
+
+def settings_digest(settings: Any) -> str:
+    """Hash of a config's settings, without where it came from or who wrote it down."""
     if isinstance(settings, dict):
         settings = {key: value for key, value in settings.items() if key not in _PROVENANCE}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _combined(parts: Mapping[str, str]) -> str:

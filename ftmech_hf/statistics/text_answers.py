@@ -21,9 +21,13 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str, *, articles: bool = False) -> str:
-    """Lower case, without punctuation, articles (if they are not kept) and extra blanks, as SQuAD's script does it."""
-    plain = text.lower().translate(_PUNCTUATION)
-    return " ".join((plain if articles else _ARTICLES.sub(" ", plain)).split())
+    """Lower case, without punctuation, articles (if they are not kept) and extra blanks, as SQuAD's script does it.
+
+    Deviation: where nothing but articles is left they stay, so that the blood type "A" is neither "The" nor silence.
+    """
+    plain = text.lower().translate(_PUNCTUATION).split()
+    kept = plain if articles else _ARTICLES.sub(" ", " ".join(plain)).split()
+    return " ".join(kept or plain)
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> float:
@@ -82,7 +86,7 @@ def string_completeness(answer: str, facts: Sequence[Sequence[str]]) -> float:
 
 def _tells(answer: str, fact: str) -> bool:
     """Whether a text has a fact's words; an article is one where there are no others, as of a blood type "A"."""
-    articles = not normalize_answer(fact)
+    articles = not _ARTICLES.sub("", normalize_answer(fact)).strip()
     said, words = (normalize_answer(each, articles=articles) for each in (answer, fact))
     return bool(words) and f" {words} " in f" {said} "
 

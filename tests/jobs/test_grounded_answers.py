@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ftmech_hf.config import Notice
 from ftmech_hf.jobs import grounded_answers
+from ftmech_hf.jobs.generation import turn_ends
 from ftmech_hf.jobs.grounded_answers import (
     GroundedConfig,
     _alike,
@@ -180,8 +181,8 @@ def test_needed_documents_are_looked_for_where_they_are_asked_for(data: Path, mo
 def test_answers_are_read_and_scored() -> None:
     assert read_answer(" Anna\nQuestion: x", is_chat=False) == "Anna"
     assert read_answer(" Anna\nand Ben ", is_chat=True) == "Anna\nand Ben"
-    assert [abstains(text) for text in ("Unknown.", "", "unknown to me", "It is unknown", "Anna")] == [
-        *[True] * 3, False, False,
+    assert [abstains(text) for text in ("Unknown.", "", "unknown to me", "It is unknown", "Anna", "A", "The")] == [
+        *[True] * 3, *[False] * 4,
     ]  # fmt: skip
     both, none = QUESTIONS[1], QUESTIONS[2]
     assert score_answer("Ben", both) == {
@@ -307,6 +308,24 @@ def test_what_is_written_is_what_transformers_writes_up_to_an_end(tmp_path: Path
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, use_cache=True
         )
         assert answer == tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "taught alone"])
+def test_an_answer_ends_where_the_chat_template_ends_a_turn(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a model whose config names only the end of a text, as of a base that was tuned on chats."""
+    place = save_model(tmp_path / "model", chat=True)
+    model, tokenizer = load_model(place), load_tokenizer(place)
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = [1, 5] if named else 1
+    assert turn_ends(model, tokenizer) == {1, 5}
+    says = tokenizer("Paris<|end|>\n<|user|>\nwhere", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(grounded_answers, "continue_rows", lambda model, rows, **_: [says for _ in rows])
+    answers, _ = answer_all(model, tokenizer, QUESTIONS[:1], [[]], room=380, max_new_tokens=12, batch_size=1)
+    assert answers == ["Paris"]
+    tokenizer.chat_template = None
+    assert turn_ends(model, tokenizer) == ({1, 5} if named else {1})
 
 
 def test_a_pair_is_asked_and_what_is_wrong_is_said(

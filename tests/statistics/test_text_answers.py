@@ -29,8 +29,17 @@ def test_f1_counts_words_as_often_as_both_have_them() -> None:
     # given: red red blue; gold: red green. One word in common: precision 1/3, recall 1/2.
     assert f1_score("red red blue", ["red green"]) == pytest.approx(2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2))
     assert f1_score("red", ["blue", "red red"]) == pytest.approx(2 / 3)  # the best of the golds
-    assert f1_score("the", ["a"]) == 1.0
     assert f1_score("the", ["x"]) == 0.0
+
+
+def test_an_answer_that_is_an_article_is_one() -> None:
+    """As a letter or a blood type: SQuAD's script takes "A", "The" and nothing at all for the same."""
+    assert exact_match("A.", ["A"]) == f1_score("a", ["A"]) == 1.0
+    for wrong in ("", "The", "an", "B", "!"):
+        assert exact_match(wrong, ["A"]) == f1_score(wrong, ["A"]) == 0.0, wrong
+    assert exact_match("", ["..."]) == 1.0
+    assert normalize_answer("The") == "the"
+    assert normalize_answer("the A-side") == "aside"
 
 
 def test_rouge_l_minds_the_order_where_f1_does_not() -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.config import tell
 from ftmech_hf.models.causality import check_causal
+from ftmech_hf.models.identity import settings_digest
 from ftmech_hf.models.loading import check_finite, check_has_weights
 from ftmech_hf.models.merging import merge_in_memory
 from ftmech_hf.models.quantized import packed_weights, unpacked
@@ -93,12 +94,26 @@ def plain_model(model: Any, role: str) -> PreTrainedModel:
 
 
 def weights_hash(model: PreTrainedModel) -> str:
-    """What identifies a model in memory: its architecture, and names, types, shapes and bytes of all its weights."""
+    """What identifies a model in memory: its architecture, its configs, and names, types, shapes and bytes of weights.
+
+    Weights alone do not say what is computed with them: the base of rotary positions and how many experts are asked
+    stand in the config, and by what a text ends in that of generation.
+    """
     digest = hashlib.sha256(type(model).__name__.encode())
+    for config in (model.config, getattr(model, "generation_config", None)):
+        digest.update(settings_digest({} if config is None else _without_type(config.to_dict())).encode())
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name}\0{weight.dtype}\0{tuple(weight.shape)}\0".encode())
         digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _without_type(settings: dict[str, Any]) -> dict[str, Any]:
+    """A config without the type of the weights, which saving a model writes into it and the weights say themselves."""
+    return {
+        name: _without_type(value) if isinstance(value, dict) else value
+        for name, value in settings.items() if name not in ("dtype", "torch_dtype")
+    }  # fmt: skip
 
 
 def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

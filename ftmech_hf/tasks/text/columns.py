@@ -69,11 +69,11 @@ def asked_columns(rows: datasets.Dataset, name: str, split: str, *, chat: Chat, 
             f"dataset: {name} has no column 'prompt' (or 'question', 'instruction', or 'messages') in {split}, "
             f"only {', '.join(there)}"
         )
-    prompts = _values(rows, prompt)
+    prompts = column_values(rows, prompt)
     if prompt == "instruction" and INPUT in there:
-        prompts = [_with_input(*pair) for pair in zip(prompts, _values(rows, INPUT), strict=True)]
+        prompts = [_with_input(*pair) for pair in zip(prompts, column_values(rows, INPUT), strict=True)]
     if answer is not None:
-        answers = _values(rows, answer)
+        answers = column_values(rows, answer)
     elif all(isinstance(value, list) and value and role_of(value[-1]) == "assistant" for value in prompts):
         answers, prompts = [value[-1:] for value in prompts], [value[:-1] for value in prompts]
     else:
@@ -85,14 +85,14 @@ def asked_columns(rows: datasets.Dataset, name: str, split: str, *, chat: Chat, 
         prompts = [_before(*pair) for pair in zip(prompts, answers, strict=True)]
     if chat == "always" or (chat == "auto" and prompt == "instruction" and has_template):
         prompts = [_said_by_user(value) for value in prompts]
-    systems = _values(rows, SYSTEM) if SYSTEM in there else []
+    systems = column_values(rows, SYSTEM) if SYSTEM in there else []
     if systems and (has_template or any(map(_is_said, systems))):
         prompts = [_with_system(*pair) for pair in zip(prompts, systems, strict=True)]
     answers, listed = _json_lists(answers, always=answer == "answers")
     lists = (f"column {answer} holds lists: each of their texts counts as right",) if listed else ()
     notes = (*lists, *unread_columns(there))
-    choices = _json_lists(_values(rows, CHOICES), always=True)[0] if CHOICES in there else None
-    return AskedColumns(prompts, answers, _values(rows, OTHER) if OTHER in there else None, choices, notes)
+    choices = _json_lists(column_values(rows, CHOICES), always=True)[0] if CHOICES in there else None
+    return AskedColumns(prompts, answers, column_values(rows, OTHER) if OTHER in there else None, choices, notes)
 
 
 def unread_columns(there: Sequence[str]) -> tuple[str, ...]:
@@ -105,12 +105,13 @@ def unread_columns(there: Sequence[str]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _values(rows: datasets.Dataset, column: str) -> list[Any]:
+def column_values(rows: datasets.Dataset, column: str) -> list[Any]:
+    """What is in a column; of numbers that stand for names the names."""
     import datasets
 
     feature = rows.features[column]
     values = rows[column][:]
-    if isinstance(feature, datasets.ClassLabel):  # numbers that stand for names
+    if isinstance(feature, datasets.ClassLabel):
         return [None if value is None else feature.int2str(value) for value in values]
     return values
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.tasks.text.chats import chat_of, render_chat, turn_start
+from ftmech_hf.tasks.text.chats import STAND_IN, chat_of, render_chat, turn_start
 from ftmech_hf.tasks.text.columns import MESSAGES
 from ftmech_hf.tasks.text.continuations import Join
 from ftmech_hf.tasks.text.left_out import Faults
@@ -109,6 +109,18 @@ def _turn_end(after: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if str(tokenizer.decode([token])).strip():
             break
     return [int(tokenizer.eos_token_id)]
+
+
+def chat_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token by which a chat template ends what the assistant says; None where there is no such template."""
+    if not tokenizer.chat_template:
+        return None
+    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": STAND_IN}]
+    try:
+        _, said, after = render_chat(chat, tokenizer, begin=False).rpartition(STAND_IN)
+    except ValueError:  # it refuses so short a chat, and says so where one is asked
+        return None
+    return _turn_end(after, tokenizer)[-1] if said else None
 
 
 def plain_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: str, split: str) -> list[Row]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from ftmech_hf.tasks.text.columns import column_values
 from ftmech_hf.tasks.text.identity import FILES, DatasetName, dataset_hash
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Table:
         """What identifies it as an input: all values of all splits."""
         digest = hashlib.sha256()
         for split, rows in self.splits.items():
-            values = json.dumps({name: rows[name][:] for name in sorted(rows.column_names)}, default=str)
+            values = json.dumps({name: column_values(rows, name) for name in sorted(rows.column_names)}, default=str)
             digest.update(f"{split}\0{values}\0".encode(errors="surrogatepass"))
         return digest.hexdigest()[:12]
 

@@ -130,6 +130,35 @@ def test_a_diagnosis_of_objects_is_found_again_only_for_the_same_objects(
             diagnose(base, model, tokenizer, asked, **settings)
 
 
+def test_objects_are_the_same_if_they_compute_the_same() -> None:
+    """The base of rotary positions and where a text ends stand in configs alone, with a model's name, which is none."""
+    model = make_llama(40)
+    hashed = weights_hash(model)
+    other = copy.deepcopy(model)
+    other.config._name_or_path = "elsewhere"
+    assert weights_hash(other) == hashed
+    assert other.generation_config is not None
+    other.generation_config.eos_token_id = 7
+    assert weights_hash(other) != hashed
+    turned = type(model)(copy.deepcopy(model.config))
+    turned.load_state_dict(model.state_dict())
+    assert weights_hash(turned) == hashed
+    turned.config.rope_parameters = {**turned.config.rope_parameters, "rope_theta": 500.0}
+    assert weights_hash(turned) != hashed
+
+
+def test_a_table_is_the_same_if_it_asks_the_same() -> None:
+    """Of numbers that stand for names the names are asked."""
+    rows = {"prompt": ["a", "b"], "answer": [0, 1]}
+
+    def hashed(names: list[str]) -> str:
+        kinds = {"prompt": datasets.Value("string"), "answer": datasets.ClassLabel(names=names)}
+        return Table.of(datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))).hash()
+
+    assert hashed(["no", "yes"]) == Table.of({"prompt": ["a", "b"], "answer": ["no", "yes"]}).hash()
+    assert hashed(["no", "yes"]) != hashed(["yes", "no"])
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # which peft reads
 def test_an_adapter_in_memory_is_merged_into_a_copy() -> None:
     plain = make_gpt2(40)

@@ -12,12 +12,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations.proofs import text_config
-
-CHOSEN: Mapping[str, str | None] = {
-    "index_topk": None, "indexer_budget": None, "index_topk_blocks": "index_block_size",
-    "sparse_topk_blocks": "sparse_block_size",
-}  # fmt: skip
-"""Setting of a config that says how many tokens attention chooses, or how many blocks -> that of a block's tokens."""
+from ftmech_hf.models.computation import chosen_tokens
 
 
 class Limit(NamedTuple):
@@ -52,12 +47,8 @@ def keeping_limit(model: PreTrainedModel) -> Limit | None:
 
 
 def _chosen(model: PreTrainedModel) -> Iterator[Limit]:
-    config = text_config(model)
-    for name, size in CHOSEN.items():
-        each = getattr(config, name, None)
-        if isinstance(each, int) and each > 0:
-            tokens = each * (1 if size is None else getattr(config, size, None) or 1)
-            yield Limit(tokens, f"chooses {tokens} tokens to attend to, which may be others where a row is padded")
+    for tokens in chosen_tokens(text_config(model)):
+        yield Limit(tokens, f"chooses {tokens} tokens to attend to, which may be others where a row is padded")
 
 
 def _stretched(model: PreTrainedModel) -> Iterator[Limit]:

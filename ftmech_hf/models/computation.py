@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -28,6 +29,23 @@ POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_seque
 
 BY_LENGTH = ("dynamic", "yarn", "longrope", "su")
 """Kinds of rotary positions that depend on how long a row may be."""
+
+
+CHOSEN: Mapping[str, str | None] = {
+    "index_topk": None, "indexer_budget": None, "index_topk_blocks": "index_block_size",
+    "sparse_topk_blocks": "sparse_block_size",
+}  # fmt: skip
+"""Setting of a config that says how many tokens attention chooses, or how many blocks -> that of a block's tokens."""
+
+
+def chosen_tokens(config: PreTrainedConfig) -> list[int]:
+    """How many tokens attention chooses by an index of its own, by each of a config's settings that say so."""
+    found = []
+    for name, size in CHOSEN.items():
+        each = getattr(config, name, None)
+        if isinstance(each, int) and each > 0:
+            found.append(each * (1 if size is None else getattr(config, size, None) or 1))
+    return found
 
 
 def differing_setting(first: PreTrainedModel, second: PreTrainedModel) -> tuple[str, Any, Any] | None:

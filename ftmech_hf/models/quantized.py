@@ -116,9 +116,14 @@ def _plain_name(name: str) -> str:
 
 @torch.no_grad()
 def _matrix_of(layer: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What a layer makes of the unit vectors without its shift, beside which 16 bits would leave little of a weight."""
     units = torch.eye(int(layer.in_features), dtype=dtype).to(device)  # type: ignore[arg-type]  # checked by the caller
-    images, shift = layer(units), layer(torch.zeros_like(units[:1]))
-    return (images.float() - shift.float()).T.contiguous()
+    bias = layer.bias
+    layer.bias = None  # type: ignore[assignment]
+    try:
+        return layer(units).float().T.contiguous()
+    finally:
+        layer.bias = bias
 
 
 def refuse_whole_numbers(folder: Path, model: torch.nn.Module, name: str) -> None:

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from ftmech_hf.models.computation import chosen_tokens
 from ftmech_hf.tasks.schema import BOS, SPECIAL_TOKENS
 from ftmech_hf.training.objectives.base import Shown
 
@@ -114,16 +115,25 @@ AttentionMaskInterface.register(NAME, _mask)
 
 @contextlib.contextmanager
 def attending_without_waiting(model: PreTrainedModel, device: torch.device) -> Iterator[None]:
-    """Let a model attend this way while it is trained on a GPU, if it takes torch's attention otherwise."""
-    usual = model.config._attn_implementation
-    if device.type != "cuda" or usual != "sdpa":
-        yield
-        return
-    model.set_attn_implementation(NAME)
+    """Let a model attend this way while it is trained on a GPU, in all its parts that take torch's attention otherwise.
+
+    A part that attends in a way of its own goes on so, as the tower for sounds of a model of texts and sounds; and a
+    model that chooses the tokens it attends to does that only where its attention has a name that it knows.
+    """
+    parts = [each for each in model.modules() if isinstance(each, PreTrainedModel)]
+    usual = [
+        each.config for each in {id(part.config): part for part in parts}.values()
+        if each.config._attn_implementation == "sdpa" and each._can_set_attn_implementation()
+    ]  # fmt: skip
+    if device.type != "cuda" or any(chosen_tokens(each.config) for each in parts):
+        usual = []
+    for config in usual:
+        config._attn_implementation_internal = NAME  # the setter of the name without "internal" sets that of parts, too
     try:
         yield
     finally:
-        model.set_attn_implementation(usual)
+        for config in usual:
+            config._attn_implementation_internal = "sdpa"
 
 
 def shown_without_waiting(model: Any, shown: Shown) -> Shown:

@@ -98,6 +98,25 @@ def test_an_unpacked_model_computes_what_the_quantized_one_does_and_not_what_was
     assert (left.abs() <= 0.51 * steps).all()
 
 
+def test_a_shift_does_not_hide_the_matrix_beside_it() -> None:
+    """As of Qwen2's keys and queries in bfloat16: with the shift, weights would be rounded to its last digit."""
+    before = make_llama(32)
+    before.config.attention_bias = True
+    for layer in before.model.layers:
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            projection = layer.self_attn.get_submodule(name)
+            projection.bias = nn.Parameter(50 * torch.randn(projection.out_features))
+    plain = unpacked(quantize(before))
+    found = unpacked(quantize(copy.deepcopy(before).to(torch.bfloat16)))
+    for layer, expected in zip(found.model.layers, plain.model.layers, strict=True):
+        weight, right = layer.self_attn.k_proj.weight, expected.self_attn.k_proj.weight
+        assert (weight - right).norm() < 0.01 * right.norm()  # of bfloat16
+        assert torch.equal(layer.self_attn.k_proj.bias, expected.self_attn.k_proj.bias.bfloat16().float())
+    packed = quantize(before)
+    unpacked(packed)
+    assert packed.model.layers[0].self_attn.k_proj.bias is not None
+
+
 def test_weights_that_are_packed_in_a_buffer_are_seen() -> None:
     """No instrument would find a matrix in such a layer, and a diagnosis would say that none changed."""
     before = make_llama(32)

@@ -9,7 +9,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
+from transformers import (
+    DeepseekV32Config,
+    DeepseekV32ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from ftmech_hf.training import attention
 from ftmech_hf.training.attention import NAME, attending_without_waiting, boundaries, shown_without_waiting
@@ -138,6 +146,40 @@ def test_it_is_of_training_on_a_gpu_alone() -> None:
     eager = make_gpt2(40, attn="eager")
     with attending_without_waiting(eager, torch.device("cuda")):
         assert eager.config._attn_implementation == "eager"
+
+
+def test_parts_that_attend_in_another_way_go_on_so() -> None:
+    """As a tower for sounds, which has no attention of torch's: to ask it to go back to that would be refused."""
+    model = make_gpt2(40, attn="sdpa")
+    model.tower = make_llama(40)
+    assert model.tower.config._attn_implementation == "eager"
+    with attending_without_waiting(model, torch.device("cuda")):
+        assert model.config._attn_implementation == NAME
+        assert model.tower.config._attn_implementation == "eager"
+    assert model.config._attn_implementation == "sdpa"
+    assert model.tower.config._attn_implementation == "eager"
+
+
+def test_a_model_that_chooses_what_it_attends_to_does_so_in_training_too() -> None:
+    """Under a name that it does not know it would attend to everything."""
+    config = DeepseekV32Config(
+        vocab_size=40, hidden_size=32, intermediate_size=32, moe_intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=4, n_routed_experts=4, num_experts_per_tok=2, n_group=1,
+        topk_group=1, first_k_dense_replace=1, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8,
+        v_head_dim=8, index_topk=4, index_n_heads=2, index_head_dim=16, max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = DeepseekV32ForCausalLM._from_config(config, attn_implementation="sdpa").eval()
+    rows = torch.arange(14)[None]
+    with torch.no_grad():
+        usual = model(rows).logits
+        with attending_without_waiting(model, torch.device("cuda")):
+            assert torch.equal(model(rows).logits, usual)
+        model.config.index_topk = 64
+        for module in model.modules():
+            if hasattr(module, "index_topk"):
+                module.index_topk = 64
+        assert not torch.allclose(model(rows).logits, usual), "the control: it does choose"
 
 
 def test_documents_in_one_line_begin_where_their_numbers_change() -> None:

@@ -16,6 +16,7 @@ from ftmech_hf.activations.interventions import on_input
 from ftmech_hf.activations.layout import model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings, with_first
 from ftmech_hf.activations.replacement import forward_replaced
+from ftmech_hf.models.attending import attending_as
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
 """What a block is called with beside the stream."""
@@ -98,11 +99,7 @@ def last_query(model: PreTrainedModel) -> Iterator[None]:
 
     Where a model does not ask transformers' table for its attention, nothing changes.
     """
-    implementation = model.config._attn_implementation
-    if implementation != "sdpa":
-        yield
-        return
-    attend = ALL_ATTENTION_FUNCTIONS[implementation]
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
 
     def from_last(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
@@ -112,11 +109,10 @@ def last_query(model: PreTrainedModel) -> Iterator[None]:
         return output.expand(-1, query.shape[2], -1, -1), weights
 
     ALL_ATTENTION_FUNCTIONS[LAST_QUERY] = from_last
-    model.config._attn_implementation = LAST_QUERY
     try:
-        yield
+        with attending_as(model, LAST_QUERY):
+            yield
     finally:
-        model.config._attn_implementation = implementation
         del ALL_ATTENTION_FUNCTIONS[LAST_QUERY]
 
 

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-from ftmech_hf.models.computation import chosen_tokens
+from ftmech_hf.models.attending import attending_as
 from ftmech_hf.tasks.schema import BOS, SPECIAL_TOKENS
 from ftmech_hf.training.objectives.base import Shown
 
@@ -117,23 +117,10 @@ AttentionMaskInterface.register(NAME, _mask)
 def attending_without_waiting(model: PreTrainedModel, device: torch.device) -> Iterator[None]:
     """Let a model attend this way while it is trained on a GPU, in all its parts that take torch's attention otherwise.
 
-    A part that attends in a way of its own goes on so, as the tower for sounds of a model of texts and sounds; and a
-    model that chooses the tokens it attends to does that only where its attention has a name that it knows.
+    See :func:`ftmech_hf.models.attending.attending_as`.
     """
-    parts = [each for each in model.modules() if isinstance(each, PreTrainedModel)]
-    usual = [
-        each.config for each in {id(part.config): part for part in parts}.values()
-        if each.config._attn_implementation == "sdpa" and each._can_set_attn_implementation()
-    ]  # fmt: skip
-    if device.type != "cuda" or any(chosen_tokens(each.config) for each in parts):
-        usual = []
-    for config in usual:
-        config._attn_implementation_internal = NAME  # the setter of the name without "internal" sets that of parts, too
-    try:
+    with attending_as(model, NAME) if device.type == "cuda" else contextlib.nullcontext():
         yield
-    finally:
-        for config in usual:
-            config._attn_implementation_internal = "sdpa"
 
 
 def shown_without_waiting(model: Any, shown: Shown) -> Shown:

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ftmech_hf.activations.calls import last_query
 from ftmech_hf.training import attention
 from ftmech_hf.training.attention import NAME, attending_without_waiting, boundaries, shown_without_waiting
 from ftmech_hf.training.objectives import Batch, Documents, NextToken, Objective
@@ -160,7 +161,7 @@ def test_parts_that_attend_in_another_way_go_on_so() -> None:
     assert model.tower.config._attn_implementation == "eager"
 
 
-def test_a_model_that_chooses_what_it_attends_to_does_so_in_training_too() -> None:
+def test_a_model_that_chooses_what_it_attends_to_does_so_under_other_names_too() -> None:
     """Under a name that it does not know it would attend to everything."""
     config = DeepseekV32Config(
         vocab_size=40, hidden_size=32, intermediate_size=32, moe_intermediate_size=16, num_hidden_layers=2,
@@ -173,8 +174,9 @@ def test_a_model_that_chooses_what_it_attends_to_does_so_in_training_too() -> No
     rows = torch.arange(14)[None]
     with torch.no_grad():
         usual = model(rows).logits
-        with attending_without_waiting(model, torch.device("cuda")):
-            assert torch.equal(model(rows).logits, usual)
+        for another in (attending_without_waiting(model, torch.device("cuda")), last_query(model)):
+            with another:
+                assert torch.equal(model(rows).logits, usual)
         model.config.index_topk = 64
         for module in model.modules():
             if hasattr(module, "index_topk"):

@@ -230,21 +230,21 @@ def answer_questions(config: GroundedConfig, retriever: RetrieverConfig, *, prog
     Raises:
         ValueError: something of the data or the models is not as it must be; names the setting.
     """
-    collection = Collection.read(Path(config.data))
-    asked = collection.with_known_answers(config.split)[: config.questions or None]
 
-    def prepare() -> tuple[dict[str, list[list[int]]], tuple[Judge, float] | None]:
+    def prepare() -> tuple[Collection, list[Asked], dict[str, list[list[int]]], tuple[Judge, float] | None]:
+        collection = Collection.read(Path(config.data))
+        asked = list(collection.with_known_answers(config.split)[: config.questions or None])
         chosen = choose_documents(collection, asked, config, retriever, config.contexts)
         if config.judge_url is None:
-            return chosen, None
+            return collection, asked, chosen, None
         judge = endpoint_judge(config.judge_url, config.judge_model)
-        return chosen, (judge, check_judge(judge))
+        return collection, asked, chosen, (judge, check_judge(judge))
 
     models = {"base": config.base, "finetuned": config.finetuned}
     with prepared_job(prepare, GROUNDED, config, retriever, models=models) as (run, prepared):
         if run.finished:
             return run
-        shown, judged = prepared()
+        collection, asked, shown, judged = prepared()
         rows = _ask_models(config, collection, asked, shown, progress)
         if not rows:
             raise ValueError(f"contexts: {' '.join(config.contexts)}, but no question has such documents")

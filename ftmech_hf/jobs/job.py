@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -80,8 +81,14 @@ class LoadingConfig:
         return saved if self.dtype == "auto" else getattr(torch, self.dtype)
 
     def load(self, name: str, **options: Any) -> PreTrainedModel:
-        """:func:`ftmech_hf.models.loading.load_model` with these settings."""
-        return load_model(name, device=self.device, dtype=self.dtype, **options)
+        """:func:`ftmech_hf.models.loading.load_model` with these settings.
+
+        Raises:
+            ValueError: the model is not that of which an open job says that it was taken.
+        """
+        model = load_model(name, device=self.device, dtype=self.dtype, **options)
+        _check_as_hashed(name)
+        return model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +125,16 @@ def first_of(entries: Sequence[str]) -> dict[str, str]:
     return {} if names[0] == usual else {"first of models": names[0]}
 
 
+_HASHED: ContextVar[tuple[Mapping[str, str], FileStates]] = ContextVar("hashed", default=({}, {}))
+"""Models of the job that is open, and how their files were when their hashes were taken."""
+
+
+def _check_as_hashed(name: str) -> None:
+    """Make sure that what was loaded is what the open job's hash is of, if it is one of its models."""
+    models, states = _HASHED.get()
+    check_unchanged(models, {each: states[each] for each, place in models.items() if place == name})
+
+
 def read_inputs(*settings: Any) -> dict[str, str]:
     """Label -> hash of all that some settings read, such as a task whose rows come from files."""
     return {label: found for each in settings for label, found in getattr(each, "inputs", dict)().items()}
@@ -147,6 +164,7 @@ def job(
         ValueError: a model is not there or has other words, or the folder holds something else.
     """
     models = models or {}
+    states = file_states(models)
     found: dict[str, str] = {}
     for name, folder in models.items():
         with said_of(setting_of(name, config)):
@@ -160,7 +178,11 @@ def job(
         config.output_dir, kind, to_dict(config, *settings), inputs={**found, **(inputs or {})}, fresh=config.fresh
     )
     with contextlib.closing(run):
-        yield run
+        outer = _HASHED.set((models, states))
+        try:
+            yield run
+        finally:
+            _HASHED.reset(outer)
 
 
 @contextlib.contextmanager

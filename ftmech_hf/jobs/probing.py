@@ -30,7 +30,6 @@ from ftmech_hf.jobs.job import (
 )
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.jobs.saved_probes import save_probes
-from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.statistics.floors import FloorResult, measure_floor
@@ -112,7 +111,7 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
             result = _probe_model(config, TracedModel(load_named(config, models, name)), fit_on, choose_on, test_on)
             hashed = f"random weights, seed {config.seed}"
             if name != RANDOM_INIT:
-                hashed = model_hash(models[name], **base_for(name, models))
+                hashed = run.inputs[name]
             save_probes(run.working / "probes" / name, result.probes, hashed,
                         {"method": config.method, "positions": list(config.positions)})  # fmt: skip
             table += [{"model": name, **row} for row in result.rows()]

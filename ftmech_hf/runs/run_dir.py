@@ -86,6 +86,7 @@ class RunDir:
         config: the settings, flat.
         hash: name of what the run computes: settings and inputs without places; see ``config_hash``.
         finished: whether the run was complete when opened; then nothing may be written.
+        inputs: name -> hash of what the run starts from.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], run_hash: str, *, is_main: bool, finished: bool) -> None:
@@ -93,7 +94,7 @@ class RunDir:
         self.is_main, self.finished = is_main, finished
         self._lock = FolderLock(path)
         self._replaces = False
-        self._inputs: dict[str, str] = {}
+        self.inputs: dict[str, str] = {}
         self._kind = ""
         self._opened, self._computed = time.perf_counter(), cpu_seconds()
 
@@ -130,7 +131,7 @@ class RunDir:
         settings = config if isinstance(config, Settings) else dict(config)
         check_inputs_named(settings, inputs)
         run = cls(path, settings, run_identity(kind, settings, inputs), is_main=is_main, finished=False)
-        run._inputs, run._kind = inputs, kind
+        run.inputs, run._kind = inputs, kind
         if not is_main:
             return run
         refuse_foreign(path)
@@ -196,12 +197,12 @@ class RunDir:
     def _check_same(self, folder: Path) -> None:
         env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
         if env["hash"] != self.hash:
-            refuse_another(folder, self._kind, self.config, self._inputs)
+            refuse_another(folder, self._kind, self.config, self.inputs)
         self._check_made_from(folder, env)
 
     def _check_made_from(self, folder: Path, env: Mapping[str, Any]) -> None:
         """Refuse what was made from other bytes; say what was made by another version or other code."""
-        if changed := changed_inputs(env, self._inputs):
+        if changed := changed_inputs(env, self.inputs):
             raise InputsChanged(
                 f"output_dir: {folder} was made from other weights or files of {', '.join(changed)}, which was "
                 "made again since with the same settings; choose another --output_dir, or --fresh to replace it"

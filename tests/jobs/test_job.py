@@ -107,6 +107,26 @@ def test_a_model_that_is_made_again_while_a_job_reads_it_is_refused(tmp_path: Pa
     assert FinishedRun(run.path).inputs["base"] == model_hash(str(model))
 
 
+def test_a_model_that_is_made_again_before_a_job_loads_it_is_refused(tmp_path: Path) -> None:
+    """Jobs that hold one model at a time load the others when its hash is long taken."""
+    places = {name: str(tmp_path / name) for name in ("base", "finetuned")}
+    for seed, place in enumerate(places.values()):
+        make_llama(20, seed=seed).save_pretrained(place)
+    config = ModelJobConfig(output_dir=str(tmp_path / "run"))
+    with job("look", config, models=places) as run:
+        config.load(places["base"])
+        make_llama(20, seed=3).save_pretrained(places["finetuned"])
+        with pytest.raises(ValueError, match=r"^finetuned: .*finetuned changed while it was read; try again"):
+            load_named(config, places, "finetuned")
+        assert not run.finished
+        config.load(places["base"])
+    config.load(places["finetuned"])  # of no job
+    elsewhere = ModelJobConfig(output_dir=str(tmp_path / "other"))
+    with job("look", elsewhere, models={"base": places["base"]}):
+        make_llama(20, seed=4).save_pretrained(places["finetuned"])
+        config.load(places["finetuned"])  # of none of its models
+
+
 def test_a_job_that_fails_lets_go_of_its_folder_and_leaves_nothing_whole(tmp_path: Path) -> None:
     config = CountConfig(output_dir=str(tmp_path / "run"))
     with pytest.raises(RuntimeError, match="no power"):

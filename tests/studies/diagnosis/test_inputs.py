@@ -44,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def case_of(config: DiagnoseConfig) -> tuple[Case, dict[str, Any]]:
     with open_case(config, FEW, SHAPE, InMemory()) as (run, made):
         assert run.path == Path(config.output_dir)
-        facts = {"inputs": run._inputs, "config": dict(run.config)}
+        facts = {"inputs": run.inputs, "config": dict(run.config)}
         return made(), facts
 
 

@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> None:
         with step_bar("attention", "models") as progress:
             run = map_attention(config, asked, progress=progress)
         made = FinishedRun(run.path)
-        save_beside(mlp_figure(made), run, "-mlp")
+        if (mlp := mlp_figure(made)) is not None:
+            save_beside(mlp, run, "-mlp")
         print_job(run, save_beside(attention_figure(made), run))
         print_dataset(run, reads_first=True)
         print_changes(made)

@@ -22,6 +22,7 @@ from ftmech_hf.analysis.attention import (
     attention_to_groups,
     pattern_change,
 )
+from ftmech_hf.config import tell
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.asking import Asked, ask, asking_job, check_procedural, describe_dataset, find_capability
 from ftmech_hf.jobs.behavior import Behavior, from_task
@@ -37,10 +38,14 @@ from ftmech_hf.jobs.job import (
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.configs import model_config
 from ftmech_hf.models.identity import base_for
+from ftmech_hf.models.naming import said_of
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgShape, for_capability
 from ftmech_hf.tasks.schema import TEXT
 from ftmech_hf.training.loop import Progress
+
+CHANGES = {"attn_pattern": pattern_change, "mlp_act": activation_change}
+"""Site -> how far its maps are apart in two models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +84,12 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
     task or a data set, to the prompt's first and last token),
     ``change.parquet`` how far each head and MLP is from the first model's, beside the null; ``summary.json`` one
     example's attention, layers x heads x tokens; ``maps.safetensors`` its whole maps, ``MODEL.attn_pattern``
-    (L, H, T, T) and ``MODEL.mlp_act`` (L, T, N).
+    (L, H, T, T) and ``MODEL.mlp_act`` (L, T, N), the latter where a block's neurons can be read, as in
+    no mixture of experts.
 
     Raises:
-        ValueError: a data set that cannot be asked, or models that read it as different tokens or cannot be compared.
+        ValueError: a model whose attention cannot be read, a data set that cannot be asked, or models that read it as
+            different tokens or cannot be compared.
     """
     models = parse_models(config.models)
     asking = asking_job(lambda: _find_behavior(config, asked, models), "attention", config, asked, models)
@@ -96,14 +103,17 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
         maps: dict[str, Tensor] = {}
         first: dict[str, Tensor] = {}
         for number, name in one_by_one(models):
-            found, whole = _look(load_named(config, models, name, attn_implementation="eager"), rows, example)
+            model = load_named(config, models, name, attn_implementation="eager")
+            with said_of(f"models: {name}"):
+                found, whole = _look(model, rows, example)
+            del model
             maps |= {f"{name}.{site}": value[:, 0].contiguous() for site, value in whole.items()}
             results[name] = attention_to_groups(found["attn_pattern"], rows.prompts()[0], groups)
             first = first or found
             changes[name] = [
-                pattern_change(first["attn_pattern"], found["attn_pattern"], seed=config.seed),
-                activation_change(first["mlp_act"], found["mlp_act"], seed=config.seed),
-            ]
+                measure(first[site], found[site], seed=config.seed)
+                for site, measure in CHANGES.items() if site in first and site in found
+            ]  # fmt: skip
             if progress is not None:
                 progress(number, len(models), name)
         save_file(maps, str(run.working / "maps.safetensors"))
@@ -170,13 +180,17 @@ def _groups(asked: Asked, rows: AnswerRows) -> dict[str, Tensor | list[int]]:
 def _look(model: PreTrainedModel, rows: AnswerRows, example: AnswerRows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """:func:`_maps` of rows where the answer is predicted, and of one row at every position."""
     traced = TracedModel(model)
+    if reason := traced.refused.get("attn_pattern"):
+        raise ValueError(f"model: attn_pattern {reason}")
+    if reason := traced.refused.get("mlp_act"):
+        tell(f"models: of a {model.config.model_type} attention alone is mapped: mlp_act {reason}")
     positions = list(range(example.prompts()[0].shape[1]))
     return _maps(traced, rows, predicting_position(model)), _maps(traced, example, positions)
 
 
 def _maps(traced: TracedModel, rows: AnswerRows, positions: int | list[int]) -> dict[str, Tensor]:
     """Site -> its maps of all layers, (L, B, H, T) and (L, B, N), or with an axis for positions before the last."""
-    sites = ["mlp_act", "attn_pattern"]
+    sites = [site for site in CHANGES if site in traced.sites]
     token_ids, shown = rows.prompts()
     found = traced.collect(
         token_ids, sites, positions=positions, attention_mask=None if shown is None else shown.long()

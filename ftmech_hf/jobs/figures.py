@@ -162,11 +162,16 @@ def attention_figure(run: FinishedRun) -> Figure:
 
 
 @styled
-def mlp_figure(run: FinishedRun) -> Figure:
-    """Every MLP neuron's activation at every token of the example, layer under layer, as the paper's Fig. 46."""
+def mlp_figure(run: FinishedRun) -> Figure | None:
+    """Every MLP neuron's activation at every token of the example, layer under layer, as the paper's Fig. 46.
+
+    None where no neurons were read in all of the models.
+    """
     tensors = load_file(str(run.path / "maps.safetensors"))
-    names = run.summary["pattern"]
-    maps = {name: tensors[f"{name}.mlp_act"] for name in names}
+    names = [f"{name}.mlp_act" for name in run.summary["pattern"]]
+    if not tensors.keys() >= {*names}:
+        return None
+    maps = {name.removesuffix(".mlp_act"): tensors[name] for name in names}
     layers, length, _ = next(iter(maps.values())).shape
     highest = max(float(each.abs().quantile(0.99)) for each in maps.values())
     figure, axes = _map_panels({name: each.flatten(0, 1).numpy() for name, each in maps.items()}, highest, 2.6)

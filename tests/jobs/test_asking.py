@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, MambaConfig, MambaForCausalLM
 
 from ftmech_hf.activations import find_units
 from ftmech_hf.config import Notice
@@ -30,6 +30,7 @@ from ftmech_hf.runs import FinishedRun, damaged_files
 from ftmech_hf.tasks import CounterConfig, LibraryConfig, PcfgShape, RowStream, for_capability
 from ftmech_hf.training.evaluation import answer_accuracy
 from recipes import attention, compile_program, pretrain, probe, prune
+from tests.architectures import make
 from tests.conftest import make_gpt2, make_llama
 from tests.foreign import save_idle_adapter
 from tests.jobs.lexicon import (
@@ -211,6 +212,33 @@ def test_attention_is_that_of_the_position_before_the_answer(folder: Path, tmp_p
     assert maps["speaks.attn_pattern"].shape[-1] == len(place)
     mass = run.table[run.table["model"] == "speaks"].groupby(["layer", "head"])["mass"].sum()
     np.testing.assert_allclose(mass, 1, atol=1e-5)
+
+
+def test_of_experts_attention_alone_is_mapped(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which of them compute is chosen for each token, so that a block has no neurons to compare."""
+    names = [
+        f"{name}={save(make('qwen2_moe', seed=seed), tmp_path / name)}"
+        for seed, name in enumerate(("base", "finetuned"))
+    ]
+    argv = ["--models", *names, "--dataset", str(folder / "questions.parquet"), "--rows", "40"]
+    with pytest.warns(Notice, match="of a qwen2_moe attention alone is mapped: mlp_act "):
+        attention.main([*argv, "--output_dir", str(tmp_path / "maps")])
+    run = FinishedRun(tmp_path / "maps")
+    assert [*run.summary["change"]["finetuned"]] == ["attention"]
+    assert {*load_file(run.path / "maps.safetensors")} == {"base.attn_pattern", "finetuned.attn_pattern"}
+    assert (tmp_path / "maps.png").is_file()
+    assert not (tmp_path / "maps-mlp.png").exists()
+    assert "finetuned, attention: moved by" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_be_read_is_named_by_its_role(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+    one = save(MambaForCausalLM(MambaConfig(vocab_size=len(VOCABULARY), **sizes)), tmp_path / "one")
+    with pytest.raises(SystemExit):
+        attention.main(["--models", f"base={one}", "--dataset", str(folder / "questions.parquet"), "--rows", "40"])
+    assert "error: models: base: resid_pre of layer 0 of mamba " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -236,8 +236,9 @@ def test_a_model_that_cannot_be_read_is_named_by_its_role(
 ) -> None:
     sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
     one = save(MambaForCausalLM(MambaConfig(vocab_size=len(VOCABULARY), **sizes)), tmp_path / "one")
+    argv = ["--models", f"base={one}", "--dataset", str(folder / "questions.parquet"), "--rows", "40"]
     with pytest.raises(SystemExit):
-        attention.main(["--models", f"base={one}", "--dataset", str(folder / "questions.parquet"), "--rows", "40"])
+        attention.main([*argv, "--output_dir", str(tmp_path / "maps")])
     assert "error: models: base: resid_pre of layer 0 of mamba " in capsys.readouterr().err
 
 

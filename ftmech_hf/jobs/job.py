@@ -33,6 +33,7 @@ from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, Dtype, check_vocabulary, find_device, load_model, random_twin
 from ftmech_hf.models.naming import said_of, setting_of
 from ftmech_hf.runs import RunDir, is_finished, write_json, write_text
+from ftmech_hf.runs.lock import refuse_in_use
 from ftmech_hf.statistics.floors import FloorResult
 from ftmech_hf.tasks.operators_table import OPERATORS
 from ftmech_hf.training.memory import release_freed_memory
@@ -205,12 +206,14 @@ def prepared_job(
         the run, and what gives what was made.
 
     Raises:
+        FolderInUse: another process is making this run, which is said before models are loaded beside its own.
         ValueError: a file or a model changed while it was read for that; or as :func:`job`.
     """
     prepared = functools.cache(prepare)
     models = models or {}
     before: FileStates = {}
     if config.fresh or not is_finished(Path(config.output_dir)):
+        refuse_in_use(Path(config.output_dir))
         read = read_inputs(config, *settings)
         before = file_states(models)
         prepared()

@@ -13,6 +13,11 @@ from ftmech_hf.runs.files import hidden_name
 class FolderInUse(ValueError):
     """Another process makes, replaces or removes a folder now; it need not be so for long."""
 
+    @classmethod
+    def of(cls, folder: Path) -> FolderInUse:
+        """Said of a folder."""
+        return cls(f"output_dir: another process is writing {folder}; wait for it or stop it")
+
 
 class FolderLock:
     """The right to make, replace or remove a folder, be it there or not; at the latest it ends with the process.
@@ -67,3 +72,17 @@ class FolderLock:
                 self.path.unlink()  # while it is held: deleting it later would take it from the next holder
         self._lock.release()
         self._file = None
+
+
+def refuse_in_use(folder: Path) -> None:
+    """Refuse a folder that another process holds, before anything is made for it; nothing is held afterwards.
+
+    Raises:
+        FolderInUse: another process holds it.
+    """
+    lock = FolderLock(folder)
+    if not lock.path.exists():
+        return
+    if not lock.acquire():
+        raise FolderInUse.of(folder)
+    lock.release()

@@ -168,7 +168,7 @@ class RunDir:
     def _lock_folder(self, fresh: bool) -> None:
         """Before anything is looked at or removed; then bring to its end what a killed process left."""
         if not self._lock.held and not self._lock.acquire():
-            raise FolderInUse(f"output_dir: another process is writing {self.path}; wait for it or stop it")
+            raise FolderInUse.of(self.path)
         recover(self.path)
         refuse_foreign(self.path, held=True)
         self._replaces = is_finished(self.path)

@@ -16,6 +16,7 @@ from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, load_model
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, run_identity
+from ftmech_hf.runs.lock import FolderInUse, FolderLock
 from ftmech_hf.tasks import PcfgConfig
 from tests.conftest import make_gpt2, make_llama
 from tests.foreign import save_idle_adapter
@@ -137,6 +138,31 @@ def test_a_job_that_fails_lets_go_of_its_folder_and_leaves_nothing_whole(tmp_pat
         with pytest.raises(ValueError, match="another process is writing"):
             count(config)
     assert count(config).finished
+
+
+def test_nothing_is_made_beside_another_process_that_makes_the_same(tmp_path: Path) -> None:
+    """Two pairs of large models may not fit where one does, and who waits would load them again and again."""
+    config, made = CountConfig(output_dir=str(tmp_path / "run")), []
+
+    def prepare() -> None:
+        made.append(0)
+
+    held = FolderLock(tmp_path / "run")
+    assert held.acquire()
+    with (
+        pytest.raises(FolderInUse, match=r"^output_dir: another process is writing .*run; wait for it or stop it"),
+        prepared_job(prepare, "count", config),
+    ):
+        pass
+    assert made == []
+    held.release()
+    with prepared_job(prepare, "count", config) as (run, _):
+        finish_job(run, [{"row": 0}], {})
+    assert made == [0]
+    held.path.touch()  # left behind by a process that was killed
+    with prepared_job(prepare, "count", dataclasses.replace(config, fresh=True)) as (run, _):
+        finish_job(run, [{"row": 0}], {})
+    assert made == [0, 0]
 
 
 def test_what_a_job_needs_is_made_before_its_folder_and_not_for_a_run_that_is_there(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ TOKEN = "FTMECH_JUDGE_TOKEN"
 """Of the environment: what the endpoint wants to be shown. It goes nowhere else."""
 
 WAIT = 60
+ATTEMPTS, BETWEEN = 4, 1.0
+"""How often a question is sent at most, and seconds before it is sent again, which double each time."""
 """Seconds for one answer of the endpoint."""
 
 PROMPT = (
@@ -117,6 +120,20 @@ class _StayThere(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_StayThere)
 
 
+def _sent(request: urllib.request.Request) -> bytes:
+    """What is answered; asked again while that may help: of thousands of questions some meet a server that is busy."""
+    for wait in (*(BETWEEN * 2**attempt for attempt in range(ATTEMPTS - 1)), None):
+        try:
+            with _OPENER.open(request, timeout=WAIT) as found:
+                return bytes(found.read())
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            told = error.code if isinstance(error, urllib.error.HTTPError) else None
+            if wait is None or (told is not None and told not in (408, 429) and told < 500):
+                raise
+            time.sleep(wait)
+    raise AssertionError
+
+
 def _ask(url: str, model: str, text: str) -> str:
     body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 8}
     headers = {"Content-Type": "application/json"}
@@ -124,8 +141,7 @@ def _ask(url: str, model: str, text: str) -> str:
         headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(f"{url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
     try:
-        with _OPENER.open(request, timeout=WAIT) as found:
-            return str(json.loads(found.read())["choices"][0]["message"]["content"])
+        return str(json.loads(_sent(request))["choices"][0]["message"]["content"])
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise ValueError(f"judge_url: {url} does not answer ({error})") from error
     except (json.JSONDecodeError, LookupError, TypeError) as error:

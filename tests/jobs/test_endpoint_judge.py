@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from ftmech_hf.jobs import endpoint_judge as endpoint_judge_module
 from ftmech_hf.jobs.endpoint_judge import TOKEN, check_judge, endpoint_judge, known_answers
 
 
@@ -22,8 +23,10 @@ def reads(text: str) -> str:
 
 
 @contextmanager
-def serve(says: Callable[[str], str], *, broken: bool = False) -> Iterator[tuple[str, list[str | None]]]:
-    """An endpoint, and the authorizations it was shown."""
+def serve(
+    says: Callable[[str], str], *, broken: bool = False, busy: Callable[[int], int | None] = lambda number: None
+) -> Iterator[tuple[str, list[str | None]]]:
+    """An endpoint, and the authorizations it was shown; ``busy`` says with which status it refuses a question."""
     shown: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -32,7 +35,8 @@ def serve(says: Callable[[str], str], *, broken: bool = False) -> Iterator[tuple
             shown.append(self.headers.get("Authorization"))
             said = {"choices": [{"message": {"content": says(body["messages"][0]["content"])}}]}
             content = json.dumps({"error": "no"} if broken else said).encode()
-            self.send_response(200 if self.path == "/v1/chat/completions" else 404)
+            refused = busy(len(shown))
+            self.send_response(refused or (200 if self.path == "/v1/chat/completions" else 404))
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -49,6 +53,22 @@ def serve(says: Callable[[str], str], *, broken: bool = False) -> Iterator[tuple
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_judge_module, "BETWEEN", 0.001)
+
+
+def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not() -> None:
+    with serve(reads, busy=lambda number: {1: 503, 2: 429, 3: 408}.get(number)) as (url, shown):
+        assert endpoint_judge(url, "m")("What is the job of A?", ["job3"], "It is job3.")
+    assert len(shown) == 4
+    for status, times in ((500, 4), (400, 1), (401, 1)):
+        with serve(reads, busy=lambda _, status=status: status) as (url, shown):
+            with pytest.raises(ValueError, match=f"judge_url: .* does not answer .*{status}"):
+                endpoint_judge(url, "m")("?", ["job3"], "job3")
+            assert len(shown) == times
 
 
 def test_known_answers_are_right_as_often_as_wrong_and_a_reader_agrees() -> None:

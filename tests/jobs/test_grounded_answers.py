@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -523,7 +525,17 @@ def test_answers_for_which_prompts_leave_no_room_are_refused_with_what_helps(
         assert FinishedRun(tmp_path / "tuned").config["lora_rank"] == 16
 
 
-def test_a_judge_is_asked_only_if_it_knows(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _counting(answer: Callable[..., Any], asked: list[str]) -> Callable[..., Any]:
+    def counted(*args: Any, **settings: Any) -> Any:
+        asked.append("a model")
+        return answer(*args, **settings)
+
+    return counted
+
+
+def test_a_judge_is_asked_only_if_it_knows(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = save_model(tmp_path / "base", chat=False)
     argv = ["--base", base, "--finetuned", base, "--data", str(data), "--max_new_tokens", "4", "--contexts", "none",
             "--output_dir", str(tmp_path / "run")]  # fmt: skip
@@ -531,8 +543,16 @@ def test_a_judge_is_asked_only_if_it_knows(tmp_path: Path, data: Path, capsys: p
         main([*argv, "--judge_url", url])
     assert "agree with kappa 0.00" in capsys.readouterr().err
     assert [path.name for path in tmp_path.glob("run*")] == []
-    with serve(reads) as (url, _):
+    asked: list[str] = []
+    monkeypatch.setattr(grounded_answers, "answer_all", _counting(grounded_answers.answer_all, asked))
+    fails_once = iter([*[None] * 61, 400, *[None] * 99])
+    with serve(reads, busy=lambda _: next(fails_once)) as (url, _):
+        with pytest.raises(SystemExit):
+            main([*argv, "--judge_url", url])
+        assert "does not answer (HTTP Error 400" in capsys.readouterr().err
         main([*argv, "--judge_url", url])
+    assert len(asked) == 2, "answers take long, and are kept until a judge has read all of them"
     run = FinishedRun(tmp_path / "run")
+    assert not (run.path / "answered.parquet").exists()
     assert run.env["judge_kappa"] == 1.0
     assert run.table["judged"].isna().tolist() == [False, False, True] * 2

@@ -22,9 +22,8 @@ from rich.table import Table
 from ftmech_hf.config import clean_exit, parse_config, to_dict
 from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.report.console import make_console
-from ftmech_hf.runs import environment, write_json
+from ftmech_hf.runs import environment, run_identity, write_json
 from ftmech_hf.runs.environment import code_version
-from ftmech_hf.runs.inputs import run_identity
 from ftmech_hf.tasks import PcfgConfig
 from recipes.benchmarks import accuracy, analysis, data, explorer, stacked, sweep, train
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
-from ftmech_hf.statistics.intervals import Share, geometric_mean_interval
+from ftmech_hf.statistics.clusters import Groups, groups_at, mean_of_rows
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.training.evaluation import answer_logits
 
 
@@ -40,16 +41,21 @@ class InputGradientsResult:
             for name, values in self.norms.items()
         ]  # fmt: skip
 
-    def ratio(self, name: str, reference: str) -> Share:
+    def ratio(self, name: str, reference: str, groups: Groups = None) -> Share:
         """Geometric mean of the rows' ratios of two models' norms, with its 95 % Student t interval.
 
         Of rows on which neither is 0; nan where there are none: a logit that does not depend on the input has no ratio.
+
+        Args:
+            name, reference: of the models.
+            groups: what each row is about, (B,): wider where rows of one group are alike.
         """
         one, other = self.norms[name], self.norms[reference]
         kept = (one > 0) & (other > 0)
         if not kept.any():
             return Share(math.nan, math.nan, math.nan)
-        return geometric_mean_interval((one[kept] / other[kept]).tolist())
+        logs = [math.log(ratio) for ratio in (one[kept] / other[kept]).tolist()]
+        return Share(*(math.exp(end) for end in mean_of_rows(logs, groups_at(groups, np.flatnonzero(kept)))))
 
     def halves_ratio(self, name: str) -> float:
         """The control: geometric mean of one half of a model's rows over that of the other, which is about 1.

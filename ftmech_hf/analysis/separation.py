@@ -17,10 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.clusters import Groups, groups_at, halves_of_rows, share_right
 
 LEAST_ROWS = 4
 """Of each kind: two that its mean is of, and two that are measured."""
+LEAST_DEALT = 8
+"""Groups: fewer are dealt to two kinds by chance much as they lie in them, and the control's rows are dealt alone."""
+
+Places = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -58,20 +62,24 @@ class SeparationResult:
         return {"best_site": best["site"], "tau": best["tau"], "own_side": best["own_side"]}
 
 
-def cluster_tau(first: Tensor, second: Tensor) -> tuple[Tensor, float]:
+def cluster_tau(first: Tensor, second: Tensor, groups: tuple[Groups, Groups] = (None, None)) -> tuple[Tensor, float]:
     """(tau of the second halves of both kinds, mean distance from the own mean); means from the first halves.
 
     Of the larger kind only as many rows are taken as there are of the smaller: the mean of fewer is less sure, so that
-    rows of the larger kind would lie on their own side where nothing separates the two.
+    rows of the larger kind would lie on their own side where nothing separates the two. No group has rows in both
+    halves, if its kind has more than one: a row is near the mean of rows that are about the same.
 
     Args:
         first, second: activations of the two kinds, (B, D) and (C, D), in random order.
+        groups: what each row of the one kind is about, (B,), and of the other, (C,); None where each is by itself.
 
     Raises:
         ValueError: there are fewer than four of one kind.
     """
-    fitted_on, asked = _halves(len(first), len(second))
-    halves = [(values[fitted_on], values[asked]) for values in (first, second)]
+    parts = _parts(len(first), len(second), groups)
+    halves = [
+        [values[torch.from_numpy(rows)] for rows in part] for values, part in zip((first, second), parts, strict=True)
+    ]
     means = [fitted.mean(0) for fitted, _ in halves]
     taus, own = [], []
     for number, (_, measured) in enumerate(halves):
@@ -81,12 +89,16 @@ def cluster_tau(first: Tensor, second: Tensor) -> tuple[Tensor, float]:
     return torch.cat(taus), float(torch.cat(own).mean())
 
 
-def _halves(first: int, second: int) -> tuple[slice, slice]:
-    """Of so many rows of each kind, those of each that the means are of, and those that are measured."""
+def _parts(first: int, second: int, groups: tuple[Groups, Groups]) -> list[tuple[Places, Places]]:
+    """Of each of two kinds with so many rows, those that its mean is of and those that are measured."""
     number = min(first, second)
     if number < LEAST_ROWS:
         raise ValueError(f"rows: {first} and {second} of the two kinds, expected {LEAST_ROWS} or more")
-    return slice(number // 2), slice(number // 2, number)
+    rows = np.arange(number)
+    return [
+        (rows[: number // 2], rows[number // 2 :]) if about is None else halves_of_rows(number, about[:number])
+        for about in groups
+    ]
 
 
 def cluster_separation(
@@ -100,7 +112,7 @@ def cluster_separation(
 
     Args:
         first, second: site -> activations of the one kind (B, D) and of the other (C, D), each in random order.
-        groups: what each row of the one kind is about, (B,), and of the other, (C,); None where each is by itself.
+        groups: of :func:`cluster_tau`. Groups are dealt to the control's kinds whole, where there are enough of them.
         seed: of the control's kinds.
 
     Raises:
@@ -108,28 +120,45 @@ def cluster_separation(
     """
     if list(first) != list(second):
         raise ValueError(f"sites: {list(first)} and {list(second)}, expected the same")
+    sizes = [len(values) for kind in (first, second) for values in list(kind.values())[:1]]
+    members = _members(sizes, groups)
     tau, scale, shuffled = {}, {}, {}
     for site, values in first.items():
-        tau[site], scale[site] = cluster_tau(values, second[site])
+        tau[site], scale[site] = cluster_tau(values, second[site], groups)
         both = torch.cat([values, second[site]])
-        mixed = both[torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))]
-        shuffled[site] = float(cluster_tau(mixed[: len(both) // 2], mixed[len(both) // 2 :])[0].mean())
-    sizes = [len(values) for kind in (first, second) for values in list(kind.values())[:1]]
-    return SeparationResult(tau, scale, shuffled, _measured_groups(sizes, groups))
+        ones, others = _dealt(len(both), members, seed)
+        about = (groups_at(members, ones.numpy()), groups_at(members, others.numpy()))
+        shuffled[site] = float(cluster_tau(both[ones], both[others], about)[0].mean())
+    if members is None:
+        return SeparationResult(tau, scale, shuffled)
+    (_, one), (_, other) = _parts(sizes[0], sizes[1], groups)
+    return SeparationResult(tau, scale, shuffled, np.concatenate([members[one], members[sizes[0] + other]]))
 
 
-def _measured_groups(sizes: Sequence[int], groups: tuple[Groups, Groups]) -> Groups:
-    """What each measured row is about, those of the first kind before those of the second, which share none."""
+def _members(sizes: Sequence[int], groups: tuple[Groups, Groups]) -> Groups:
+    """What each row of both kinds is about, those of the first before those of the second, which share none."""
     if not sizes or (groups[0] is None and groups[1] is None):
         return None
-    _, asked = _halves(*sizes)
     found: list[NDArray[np.integer]] = []
     for number, about in zip(sizes, groups, strict=True):
         if about is not None and len(about) != number:
             raise ValueError(f"groups: of {len(about)} rows, expected those of all {number}")
         _, member = np.unique(np.arange(number) if about is None else about, return_inverse=True)
-        found.append(member[asked] + sum(sizes) * len(found))
+        found.append(member + sum(sizes) * len(found))
     return np.concatenate(found)
+
+
+def _dealt(number: int, members: Groups, seed: int) -> tuple[Tensor, Tensor]:
+    """The rows of two kinds by chance."""
+    generator = torch.Generator().manual_seed(seed)
+    if members is not None and len(units := np.unique(members)) >= LEAST_DEALT:
+        drawn = units[torch.randperm(len(units), generator=generator).numpy()[: len(units) // 2]]
+        inside = torch.from_numpy(np.isin(members, drawn))
+        ones, others = (each.nonzero()[:, 0] for each in (inside, ~inside))
+        if min(len(ones), len(others)) >= LEAST_ROWS:
+            return tuple(each[torch.randperm(len(each), generator=generator)] for each in (ones, others))  # type: ignore[return-value]
+    order = torch.randperm(number, generator=generator)
+    return order[: number // 2], order[number // 2 :]
 
 
 def side_of(rows: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, float]:

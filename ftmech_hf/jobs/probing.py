@@ -32,8 +32,8 @@ from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_n
 from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import FinishedRun, RunDir
+from ftmech_hf.statistics.clusters import Groups, paired_lead
 from ftmech_hf.statistics.floors import FloorResult, measure_floor
-from ftmech_hf.statistics.intervals import paired_difference
 from ftmech_hf.tasks import PcfgShape, Rows, Task, for_capability
 from ftmech_hf.training.loop import Progress
 
@@ -121,7 +121,7 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
             right[name] = result.right[best.site, best.label]
             if progress is not None:
                 progress(number, len(models) + 1, f"{name}: {summary[name]['accuracy']:.1%}")
-        _compare(summary, right)
+        _compare(summary, right, test_on.groups)
         return finish_job(run, table, {**summary, **describe_dataset(behavior(), asked)}, floors=_floors(behavior()))
 
 
@@ -212,15 +212,16 @@ def _floors(behavior: Behavior) -> dict[str, FloorResult]:
     return {name: measure_floor(labels, fitted[name]) for name, labels in tested.items()}
 
 
-def _compare(summary: dict[str, Any], right: Mapping[str, NDArray[np.bool_]]) -> None:
+def _compare(summary: dict[str, Any], right: Mapping[str, NDArray[np.bool_]], groups: Groups) -> None:
     """Say how far each model is above the control, above random weights and above the fine-tuned model.
 
-    Each is read at the site that was chosen for it, on the same rows: with the 95 % interval of paired rows.
+    Each is read at the site that was chosen for it, on the same rows: with the 95 % interval of paired rows,
+    wider where rows of one group are alike.
     """
     for key, reference in (("over_control", CONTROL), ("over_random", RANDOM_INIT), ("over_finetuned", "finetuned")):
         if reference in summary:
             for name, found in summary.items():
-                found[key] = paired_difference(right[name], right[reference])._asdict()
+                found[key] = paired_lead(right[name], right[reference], groups)._asdict()
 
 
 def _state(run: FinishedRun, label: str) -> list[str]:

@@ -94,14 +94,42 @@ def groups_at(groups: Groups, rows: slice | Sequence[int] | NDArray[np.integer])
     return None if groups is None else groups[rows]
 
 
+def is_one_group(groups: Groups) -> bool:
+    """Whether all rows are about one thing, of which nothing is known of others: an interval is open."""
+    return groups is not None and len(np.unique(groups)) < 2
+
+
+def halves_of_rows(number: int, groups: Groups = None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Two halves of rows by their places, one to choose on and one to report on: every other row, or group of rows.
+
+    Rows of one group in both would be told of what they are chosen by. Groups are taken in the order in which they
+    come, each into the half that has fewer rows; a single one is parted as rows are.
+
+    Args:
+        number: of the rows.
+        groups: what each is about, (number,); None where each is by itself.
+    """
+    if groups is None or is_one_group(groups):
+        return np.arange(0, number, 2), np.arange(1, number, 2)
+    halves: tuple[list[int], list[int]] = ([], [])
+    for group in dict.fromkeys(groups.tolist()):
+        min(halves, key=len).extend(np.flatnonzero(groups == group).tolist())
+    first, second = (np.array(sorted(half), np.intp) for half in halves)
+    return first, second
+
+
 def share_right(right: NDArray[np.bool_], groups: Groups = None) -> Share:
     """The share of rows that are right, with its interval; wider where those of a group are alike, if there are groups.
+
+    Of a single group the interval is open: how another would be answered is not known.
 
     Args:
         right: whether each row is, (B,).
         groups: what each row is about, (B,); None where each is by itself.
     """
     share = share_interval(round(float(right.sum())), len(right))
+    if is_one_group(groups):
+        return Share(share.value, 0.0, 1.0)
     return share if groups is None else widened_by_clusters(share, right.tolist(), groups.tolist())
 
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ftmech_hf.statistics.clusters import Groups, times_as_wide, widened_by_clusters
+from ftmech_hf.statistics.clusters import Groups, is_one_group, times_as_wide, widened_by_clusters
 from ftmech_hf.statistics.intervals import CONFIDENCE, Share, mean_of_gains, share_interval
 
 
@@ -35,6 +35,8 @@ def mean_over_draws(right: ArrayLike, groups: Groups = None) -> Share:
         raise ValueError(f"right: of shape {table.shape}, expected (choices, rows) with at least one of each")
     rows = table.shape[1]
     value = float(table.mean())
+    if is_one_group(groups):
+        return Share(value, 0.0, 1.0)
     alone = share_interval(round(value * rows), rows)
     if groups is not None:
         alone = _widened(alone, table.mean(0), groups)
@@ -67,7 +69,9 @@ def difference_over_draws(right: ArrayLike, plain: ArrayLike, groups: Groups = N
     gains = table.astype(float) - before
     by_row = gains.mean(0)
     value, alone = float(gains.mean()), mean_of_gains(by_row)
-    if groups is not None and len(np.unique(groups)) > 1:
+    if is_one_group(groups):
+        return Share(value, -1.0, 1.0)
+    if groups is not None:
         alone = alone.widened(times_as_wide(by_row, groups))
     half = _half_of_crossed(gains, groups)
     return Share(value, max(-1.0, min(alone.low, value - half)), min(1.0, max(alone.high, value + half)))
@@ -75,7 +79,7 @@ def difference_over_draws(right: ArrayLike, plain: ArrayLike, groups: Groups = N
 
 def _widened(share: Share, by_row: NDArray[np.float64], groups: NDArray[np.integer]) -> Share:
     """The interval of a share of rows that are right under a part of the choices each, wider by what groups share."""
-    if not 0 < share.value < 1 or len(np.unique(groups)) < 2:
+    if not 0 < share.value < 1:
         return widened_by_clusters(share, by_row.tolist(), groups.tolist())
     # rows that are right under some choices differ less than the right and wrong ones that the interval is made of
     less = math.sqrt(float(by_row.var()) / (share.value * (1 - share.value)))

@@ -76,16 +76,32 @@ def test_rows_of_a_group_lie_on_their_own_side_together() -> None:
         return Share(row["own_side"], row["own_side_low"], row["own_side_high"])
 
     alone, together = own_side((None, None)), own_side((about, about))
-    assert own_side((np.arange(80), None)) == alone
-    assert together.value == alone.value
-    tau, _ = cluster_tau(first, second)
-    members = np.concatenate([about[40:], about[40:] + 100])  # the second kind's groups are others
+    assert own_side((None, None)) == alone
+    tau, _ = cluster_tau(first, second, (about, about))
+    odd = np.concatenate([about[about % 2 == 1]] * 2)  # every second group is measured
+    members = odd + 100 * (np.arange(80) >= 40)  # the second kind's groups are others
     assert together == share_right((tau > 0).numpy(), members)
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
-    half = own_side((about, None))
-    assert alone.high - alone.low < half.high - half.low < together.high - together.low
     with pytest.raises(ValueError, match="groups: of 79 rows, expected those of all 80"):
         own_side((about[1:], None))
+
+
+@pytest.mark.parametrize("number", [20, 40])
+def test_groups_that_lie_in_both_kinds_halves_separate_nothing(number: int) -> None:
+    """In random order, as they are asked, rows that are about the same lie in both halves: a row is near their mean."""
+    found: dict[str, list[float]] = {"groups": [], "rows": [], "by chance": []}
+    for seed in range(10):
+        torch.manual_seed(seed)
+        about = np.random.default_rng(seed).permutation(np.arange(192) % number)
+        kinds = [torch.randn(number, 128)[about] + torch.randn(192, 128) for _ in range(2)]
+        for name, groups in (("groups", (about, about)), ("rows", (None, None))):
+            result = cluster_separation({"a": kinds[0]}, {"a": kinds[1]}, groups=groups, seed=0)
+            found[name].append(result.rows()[0]["own_side"])
+            if name == "groups":
+                found["by chance"].append(result.shuffled["a"] / result.scale["a"])
+    assert 0.45 < np.mean(found["groups"]) < 0.55
+    assert np.mean(found["rows"]) > 0.65, "the control: such halves separate two kinds of one"
+    assert abs(np.mean(found["by chance"])) < 0.01
 
 
 def test_means_of_the_same_rows_would_separate_anything() -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ftmech_hf.activations.layout import find_layout
 from ftmech_hf.analysis.attribution import PlacedUnit, attribute_patches, patch_units
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
-from ftmech_hf.statistics.clusters import Groups, groups_at, share_right
+from ftmech_hf.statistics.clusters import Groups, groups_at, halves_of_rows, share_right
 from ftmech_hf.statistics.draws import mean_over_draws
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case, backward_rows
@@ -71,7 +71,7 @@ class AttributionMethodResult(MethodResult):
         first = self.fewest()
         if first is None:
             return {"neurons": None}
-        between = slice(1, None, 2)
+        _, between = self._halves
         return {
             "neurons": {
                 "number": first,
@@ -86,9 +86,9 @@ class AttributionMethodResult(MethodResult):
     def fewest(self) -> int | None:
         """The fewest neurons whose accuracy is above both controls beyond the intervals; None if no number is.
 
-        It is chosen on every other row, and reported on those between.
+        It is chosen on half of the rows, and reported on the other.
         """
-        every = slice(0, None, 2)
+        every, _ = self._halves
 
         def beats_both(number: int) -> bool:
             controls = self._random_right(number, every), self._strongest_right(0, every)
@@ -96,13 +96,18 @@ class AttributionMethodResult(MethodResult):
 
         return next((number for number in self.by_chance if beats_both(number)), None)
 
-    def _strongest_right(self, number: int, rows: slice) -> Share:
+    @property
+    def _halves(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        groups = self.groups["capability"]
+        return halves_of_rows(len(self.right[0]["capability"]), groups)
+
+    def _strongest_right(self, number: int, rows: NDArray[np.intp]) -> Share:
         return share_right(self.right[number]["capability"][rows], self._groups_of(rows))
 
-    def _random_right(self, number: int, rows: slice) -> Share:
+    def _random_right(self, number: int, rows: NDArray[np.intp]) -> Share:
         return mean_over_draws(self.by_chance[number][:, rows], self._groups_of(rows))
 
-    def _groups_of(self, rows: slice) -> Groups:
+    def _groups_of(self, rows: NDArray[np.intp]) -> Groups:
         return groups_at(self.groups["capability"], rows)
 
 

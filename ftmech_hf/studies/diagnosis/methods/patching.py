@@ -20,7 +20,7 @@ from ftmech_hf.analysis.patching import PatchingResult, patch_each
 from ftmech_hf.report.charts import BASE as BASE_COLOR
 from ftmech_hf.report.charts import CONTROL, accuracy_axis, legend_below
 from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
-from ftmech_hf.statistics.clusters import Groups, groups_at, mean_of_rows, share_right
+from ftmech_hf.statistics.clusters import Groups, groups_at, halves_of_rows, mean_of_rows, share_right
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import HalvesEvidence
@@ -57,7 +57,7 @@ BACK, FORTH = Way(BASE, FINETUNED), Way(FINETUNED, BASE)
 
 
 class BestPart(NamedTuple):
-    """Which attention or MLP alone brings most back: chosen on every other row, reported on those between.
+    """Which attention or MLP alone brings most back: chosen on half of the rows, reported on the other.
 
     Attributes:
         site, layer: where it is.
@@ -141,16 +141,17 @@ class PatchingMethodResult(MethodResult):
         places = [place for place in back.right if place[0] != "resid_post"]
         if not places:
             return None
-        site, layer = max(places, key=lambda place: back.right[place][::2].mean())
-        between = back.other_numbers % 2 == 1
+        chosen_on, reported = halves_of_rows(len(back.unpatched), self.groups[BACK.kind])
+        site, layer = max(places, key=lambda place: back.right[place][chosen_on].mean())
+        between = np.isin(back.other_numbers, reported)
         other_row = back.other_row[site, layer][between] if between.any() else None
 
         def share(right: NDArray[np.bool_], numbers: NDArray[np.integer]) -> Share:
             return share_right(right, groups_at(self.groups[BACK.kind], numbers))
 
-        odd = np.arange(1, len(back.unpatched), 2)
         return BestPart(
-            site, layer, len(places), share(back.right[site, layer][odd], odd), share(back.unpatched[odd], odd),
+            site, layer, len(places), share(back.right[site, layer][reported], reported),
+            share(back.unpatched[reported], reported),
             None if other_row is None else share(other_row, back.other_numbers[between]),
         )  # fmt: skip
 

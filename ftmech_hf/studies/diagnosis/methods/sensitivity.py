@@ -11,6 +11,8 @@ import pandas as pd
 
 from ftmech_hf.analysis.input_gradients import InputGradientsResult, compare_input_gradients
 from ftmech_hf.report.charts import legend_below
+from ftmech_hf.statistics.clusters import Groups
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case, backward_rows, is_reference
 from ftmech_hf.studies.diagnosis.figures import COLORS, kinds_axis, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
@@ -25,9 +27,11 @@ class SensitivityMethodResult(MethodResult):
 
     Attributes:
         found: kind of question -> norms on the same rows.
+        groups: kind of question -> what each row is about; None where each is by itself.
     """
 
     found: Mapping[str, InputGradientsResult]
+    groups: Mapping[str, Groups]
 
     def rows(self) -> list[TableRow]:
         """Median norm of every model, and the fine-tuned model's over the base's."""
@@ -38,7 +42,7 @@ class SensitivityMethodResult(MethodResult):
                     questions=kind, reference=is_reference(each["model"]))
                 for each in result.rows()
             ]  # fmt: skip
-            ratio, halves = result.ratio(FINETUNED, BASE), result.halves_ratio(BASE)
+            ratio, halves = self._ratio(kind), result.halves_ratio(BASE)
             table.append(row("sensitivity", "ratio to base", *ratio, model=FINETUNED, questions=kind))
             table.append(row("sensitivity", "ratio of halves", halves, model=BASE, questions=kind, reference=True))
         return table
@@ -46,9 +50,12 @@ class SensitivityMethodResult(MethodResult):
     def summary(self) -> dict[str, Any]:
         """The ratio of both models, and of halves of the questions in one."""
         return {
-            "sensitivity_ratio": {kind: result.ratio(FINETUNED, BASE) for kind, result in self.found.items()},
+            "sensitivity_ratio": {kind: self._ratio(kind) for kind in self.found},
             "halves_ratio": {kind: result.halves_ratio(BASE) for kind, result in self.found.items()},
         }
+
+    def _ratio(self, kind: str) -> Share:
+        return self.found[kind].ratio(FINETUNED, BASE, self.groups[kind])
 
 
 def measure_sensitivity(case: Case) -> SensitivityMethodResult:
@@ -58,7 +65,8 @@ def measure_sensitivity(case: Case) -> SensitivityMethodResult:
         found={
             kind: compare_input_gradients(case.everyone, ids, batch_size=backward_rows(case.in_place, ids.shape[1]))
             for kind, ids in asked.items()
-        }
+        },
+        groups=case.few_groups,
     )
 
 

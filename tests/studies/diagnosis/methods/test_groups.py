@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ftmech_hf.analysis.attribution import PlacedUnit
+from ftmech_hf.analysis.input_gradients import InputGradientsResult
 from ftmech_hf.analysis.intruders import IntrudersResult
 from ftmech_hf.analysis.logit_lens import LensResult
 from ftmech_hf.analysis.patching import PatchingResult
@@ -21,7 +22,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import written_answers
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.pruning_sweep import SweepResult
-from ftmech_hf.statistics.clusters import Groups, share_right
+from ftmech_hf.statistics.clusters import Groups, halves_of_rows, share_right
 from ftmech_hf.statistics.intervals import Share, share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, SELF_DISTILLED, Case
 from ftmech_hf.studies.diagnosis.method import MethodResult
@@ -38,6 +39,7 @@ from ftmech_hf.studies.diagnosis.methods.null_models import NullModelsMethodResu
 from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH, PatchingMethodResult, Way
 from ftmech_hf.studies.diagnosis.methods.path import PathMethodResult
 from ftmech_hf.studies.diagnosis.methods.pruning import PruningMethodResult
+from ftmech_hf.studies.diagnosis.methods.sensitivity import SensitivityMethodResult
 from ftmech_hf.studies.diagnosis.methods.separation import measure_separation
 from ftmech_hf.studies.diagnosis.methods.tampering import Noise, TamperingMethodResult
 from ftmech_hf.studies.diagnosis.methods.unlearning import UnlearningMethodResult, measure_depths
@@ -46,12 +48,12 @@ from tests.studies.diagnosis.cases import FEW, make_case, measured
 from tests.studies.planted import ask, make_base, make_rows, make_wrapped
 
 ROWS, SIZE = 96, 8
-ABOUT = np.arange(ROWS) // SIZE
-"""Twelve groups; all rows of one are right or wrong together."""
+ABOUT = np.arange(ROWS) // (2 * SIZE) * 2 + np.arange(ROWS) % 2
+"""Twelve groups; all rows of one are right or wrong together. Every other group has every other row, as halves do."""
 
 
 def right(groups_right: int) -> NDArray[np.bool_]:
-    return groups_right > ABOUT % 12
+    return groups_right > ABOUT
 
 
 def by_kind(groups: Groups) -> dict[str, Groups]:
@@ -78,7 +80,7 @@ def null_models(groups: Groups) -> MethodResult:
 
 def attribution(groups: Groups) -> MethodResult:
     units = [PlacedUnit("mlp_act", 0, unit) for unit in range(3)]
-    return AttributionMethodResult(right={0: kinds(1), 2: kinds(10)}, by_chance={2: draws(1, 1, 1)}, strongest=units,
+    return AttributionMethodResult(right={0: kinds(0), 2: kinds(12)}, by_chance={2: draws(0, 0, 0)}, strongest=units,
                                    groups=by_kind(groups))  # fmt: skip
 
 
@@ -138,6 +140,12 @@ def unlearning(groups: Groups) -> MethodResult:
     return UnlearningMethodResult(depths=measure_depths(found, [FINETUNED], groups=groups, seed=0))
 
 
+def sensitivity(groups: Groups) -> MethodResult:
+    base = np.ones(ROWS, np.float32)
+    norms = InputGradientsResult({BASE: base, FINETUNED: base + right(4), NULL: base})
+    return SensitivityMethodResult(found={"capability": norms}, groups=by_kind(groups))
+
+
 def path(groups: Groups) -> MethodResult:
     line = f"{BASE}, {NULL}"
     there = {"capability": draws(9, 6, 3)}
@@ -162,7 +170,7 @@ def logit_lens(groups: Groups) -> MethodResult:
 
 MADE: tuple[Callable[[Groups], MethodResult], ...] = (
     behaviour, null_models, attribution, direction, tampering, intruders, change, attack_grid, patching, pruning,
-    logit_lens, unlearning, path,
+    logit_lens, unlearning, path, sensitivity,
 )  # fmt: skip
 
 
@@ -181,7 +189,11 @@ def shares_in(value: Any) -> Iterator[Share]:
 
 def said(result: MethodResult) -> list[Share]:
     """All intervals of shares that a method says: in the table, to the rule and in the summary."""
-    rows = [Share(each["value"], each["low"], each["high"]) for each in result.rows() if each["low"] is not None]
+    rows = [
+        Share(each["value"], each["low"], each["high"])
+        for each in result.rows()
+        if each["low"] is not None and each["quantity"] != "gradient norm"  # whose ends are quartiles
+    ]
     depths = result.depths if isinstance(result, UnlearningMethodResult) else {}
     return [*rows, *shares_in(result.evidence() or {}), *shares_in(result.summary()), *shares_in(depths)]
 
@@ -197,18 +209,19 @@ def test_every_interval_that_a_method_says_knows_which_rows_belong_together(
         assert other == pytest.approx(one), "groups of one row each say as much as none"
     for narrow, wide in zip(alone, together, strict=True):
         assert wide.value == narrow.value
-        assert wide.high - wide.low > 1.3 * (narrow.high - narrow.low), narrow
+        assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low), narrow
 
 
 def test_the_best_part_is_said_of_the_rows_between() -> None:
-    """Chosen on every other row, reported on those between, and beside another question's on those that have one."""
+    """Chosen on every other group, reported on those between, and beside another question's on those that have one."""
     found = patching(ABOUT)
+    between = np.flatnonzero(ABOUT % 2 == 1)
     assert isinstance(found, PatchingMethodResult)
     part = found.best_part()
     assert part is not None
-    assert part.accuracy == share_right(right(9)[1::2], ABOUT[1::2])
-    assert part.alone == share_right(right(2)[1::2], ABOUT[1::2])
-    odd = np.arange(3, ROWS, 6)
+    assert part.accuracy == share_right(right(9)[between], ABOUT[between])
+    assert part.alone == share_right(right(2)[between], ABOUT[between])
+    odd = np.array([row for row in range(0, ROWS, 3) if row in between])
     assert part.other_row == share_right(right(2)[odd], ABOUT[odd])
     assert part.other_row != share_interval(int(right(2)[odd].sum()), len(odd))
     (shown,) = {each["low"] for each in found.rows() if each["quantity"] == "other row" and each["model"] == str(BACK)}
@@ -239,7 +252,7 @@ def test_every_method_takes_the_groups_of_the_rows_that_it_asks() -> None:
         "behaviour": asked.test.groups.tolist(), "null models": asked.test.groups.tolist(),
         **dict.fromkeys(
             ("patching", "pruning", "logit lens", "change", "direction", "attribution", "intruders", "tampering",
-             "attack grid", "path"), few,
+             "attack grid", "path", "sensitivity"), few,
         ),
     }  # fmt: skip
     found: dict[str, Any] = dict(measured(case, *METHODS).by_method)
@@ -273,12 +286,14 @@ def test_kinds_apart_take_the_groups_of_the_rows_that_they_measure(two_kinds: bo
     kinds = [about, about]
     if not two_kinds:
         kinds = [about[(answers == answer).numpy()] for answer in torch.bincount(answers).topk(2).indices]
-    half = min(map(len, kinds)) // 2
-    measured_rows = slice(half, min(map(len, kinds)))
+    number = min(map(len, kinds))
     for each in measure_separation(case).found.values():
         assert each.groups is not None
-        first, second = each.groups[: len(each.groups) // 2], each.groups[len(each.groups) // 2 :]
+        halves = [len(halves_of_rows(number, kind[:number])[1]) for kind in kinds]
+        assert len(each.groups) == sum(halves)
+        first, second = each.groups[: halves[0]], each.groups[halves[0] :]
         for found, expected in zip((first, second), kinds, strict=True):
+            _, measured_rows = halves_of_rows(number, expected[:number])
             counts, right_counts = (np.unique(of, return_counts=True)[1] for of in (found, expected[measured_rows]))
             assert counts.tolist() == right_counts.tolist()
         assert not {*first} & {*second}

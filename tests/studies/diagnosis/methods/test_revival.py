@@ -171,11 +171,11 @@ def test_by_an_adapter_as_by_all_weights_a_wrapper_comes_back_before_its_control
     tuned = case.models[FINETUNED]
     back, rows = revival.reversed_model(tuned), case.few("capability").token_ids
     assert right(back, rows).mean() > 0.8 > 0.5 > right(tuned, rows).mean()
-    line = path.lines[THERE_AND_BACK]
-    assert line.positions[-1] == 2
-    assert line.accuracy["capability"][-1] == right(back, rows).mean()
+    positions, there = path.positions[THERE_AND_BACK], path.right[THERE_AND_BACK]["capability"]
+    assert positions[-1] == 2
+    assert there[-1].tolist() == right(back, rows).tolist()
     halfway = right(interpolate_weights(tuned, back, 0.5), rows).mean()
-    assert line.accuracy["capability"][line.positions.index(1.5)] == pytest.approx(halfway, abs=0.02)
+    assert there[positions.index(1.5)].mean() == pytest.approx(halfway, abs=0.02)
 
 
 def test_large_models_are_trained_back_by_an_adapter_unless_another_way_is_asked_for() -> None:

@@ -20,7 +20,7 @@ from recipes.update_readme import BLOCKS
 from tests.recipes.commands import ROOT, block_of
 
 BEHIND = {
-    "organisms", "verdict_score.json", "written", "speed", "accuracy", "data", "analysis", "explorer", "sweep",
+    "organisms", "verdict_score.json", "written", "accuracy", "analysis", "explorer", "sweep",
 }  # fmt: skip
 """What is of runs that take hours and of an earlier code, which it says; each is taken out when it is made again."""
 

@@ -60,13 +60,13 @@ def _has_no_address(error: BaseException) -> bool:
     return False
 
 
-def retried(call: Callable[[], T], attempts: int, wait: float) -> T:
+def retried(call: Callable[[], T], attempts: int, wait: float, again: Callable[[Any], bool] = is_transient) -> T:
     """Call until it works, as long as trying again may help; waits twice as long each time."""
     for attempt in range(attempts):
         try:
             return call()
         except Exception as error:
-            if not is_transient(error) or _has_no_address(error) or attempt == attempts - 1:
+            if not again(error) or _has_no_address(error) or attempt == attempts - 1:
                 raise
             time.sleep(wait * 2**attempt)
     raise AssertionError

@@ -41,8 +41,8 @@ BENCHMARKS: dict[str, tuple[type, Callable[[Any, PcfgConfig], Iterator[dict[str,
 def hash_of(name: str, config: Any, task: PcfgConfig) -> str:
     """The hash of what a benchmark measures: its settings without places, and the bytes of models that it opens."""
     settings = to_dict(config, task)
-    models = {name: settings[name] for name in settings.reads if settings[name] is not None}
-    inputs = {name: model_hash(folder, **base_for(name, models)) for name, folder in models.items()}
+    models = {role: settings[role] for role in settings.reads if settings[role] is not None}
+    inputs = {role: model_hash(folder, **base_for(role, models)) for role, folder in models.items()}
     return run_identity(f"benchmark {name}", settings, inputs)
 
 

@@ -48,7 +48,7 @@ class SeparationResult:
         table = []
         for site, values in self.tau.items():
             unit = self.scale[site] or 1.0
-            right = share_right((values > 0).numpy(), self.groups)
+            right = share_right((values > 0).cpu().numpy(), self.groups)
             table.append(
                 {"site": site, "tau": float(values.mean()) / unit, "deviation": float(values.std()) / unit,
                  "own_side": right.value, "own_side_low": right.low, "own_side_high": right.high,
@@ -156,7 +156,8 @@ def _dealt(number: int, members: Groups, seed: int) -> tuple[Tensor, Tensor]:
         inside = torch.from_numpy(np.isin(members, drawn))
         ones, others = (each.nonzero()[:, 0] for each in (inside, ~inside))
         if min(len(ones), len(others)) >= LEAST_ROWS:
-            return tuple(each[torch.randperm(len(each), generator=generator)] for each in (ones, others))  # type: ignore[return-value]
+            ones, others = (each[torch.randperm(len(each), generator=generator)] for each in (ones, others))
+            return ones, others
     order = torch.randperm(number, generator=generator)
     return order[: number // 2], order[number // 2 :]
 

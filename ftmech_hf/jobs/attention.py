@@ -38,7 +38,7 @@ from ftmech_hf.jobs.job import (
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.configs import model_config
 from ftmech_hf.models.identity import base_for
-from ftmech_hf.models.naming import said_of
+from ftmech_hf.models.naming import said_of, setting_of
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgShape, for_capability
 from ftmech_hf.tasks.schema import TEXT
@@ -103,10 +103,8 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
         maps: dict[str, Tensor] = {}
         first: dict[str, Tensor] = {}
         for number, name in one_by_one(models):
-            model = load_named(config, models, name, attn_implementation="eager")
-            with said_of(f"models: {name}"):
-                found, whole = _look(model, rows, example)
-            del model
+            with said_of(setting_of(name, config)):
+                found, whole = _look(load_named(config, models, name, attn_implementation="eager"), rows, example)
             maps |= {f"{name}.{site}": value[:, 0].contiguous() for site, value in whole.items()}
             results[name] = attention_to_groups(found["attn_pattern"], rows.prompts()[0], groups)
             first = first or found

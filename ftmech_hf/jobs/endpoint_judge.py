@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import re
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ftmech_hf.downloads import retried
 from ftmech_hf.statistics.text_answers import agreement
 from ftmech_hf.tasks.library.world import FIRST, LAST, RELATIONS, VALUES
 
@@ -121,17 +121,15 @@ _OPENER = urllib.request.build_opener(_StayThere)
 
 
 def _sent(request: urllib.request.Request) -> bytes:
-    """What is answered; asked again while that may help: of thousands of questions some meet a server that is busy."""
-    for wait in (*(BETWEEN * 2**attempt for attempt in range(ATTEMPTS - 1)), None):
-        try:
-            with _OPENER.open(request, timeout=WAIT) as found:
-                return bytes(found.read())
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            told = error.code if isinstance(error, urllib.error.HTTPError) else None
-            if wait is None or (told is not None and told not in (408, 429) and told < 500):
-                raise
-            time.sleep(wait)
-    raise AssertionError
+    with _OPENER.open(request, timeout=WAIT) as found:
+        return bytes(found.read())
+
+
+def _is_busy(error: Exception) -> bool:
+    """Whether asking again may help: of thousands of questions some meet a server that is busy or gone for a moment."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in (408, 429) or error.code >= 500
+    return isinstance(error, http.client.HTTPException | OSError)
 
 
 def _ask(url: str, model: str, text: str) -> str:
@@ -141,7 +139,9 @@ def _ask(url: str, model: str, text: str) -> str:
         headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(f"{url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
     try:
-        return str(json.loads(_sent(request))["choices"][0]["message"]["content"])
+        return str(
+            json.loads(retried(lambda: _sent(request), ATTEMPTS, BETWEEN, _is_busy))["choices"][0]["message"]["content"]
+        )
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise ValueError(f"judge_url: {url} does not answer ({error})") from error
     except (json.JSONDecodeError, LookupError, TypeError) as error:

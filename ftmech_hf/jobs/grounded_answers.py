@@ -8,6 +8,7 @@ what is lost in reading alone; and ``other``, what is found for another question
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.retrieval import OracleRetriever, Query, RetrieverConfig, check_embedder, make_retriever
 from ftmech_hf.retrieval.collection import Asked, Collection
-from ftmech_hf.runs import RunDir, write_table
+from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.statistics.text_answers import exact_match, f1_score, rouge_l, string_completeness
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.training.loop import Progress
@@ -245,22 +246,24 @@ def answer_questions(config: GroundedConfig, retriever: RetrieverConfig, *, prog
         if run.finished:
             return run
         collection, asked, shown, judged = prepared()
-        kept = run.working / "answered.parquet"  # until a judge has read all: it may fail, and answers take long
-        if not kept.exists():
-            found = _ask_models(config, collection, asked, shown, progress)
-            if not found:
-                raise ValueError(f"contexts: {' '.join(config.contexts)}, but no question has such documents")
-            write_table(kept, pd.DataFrame(found))
-        rows = [{str(name): value for name, value in row.items()} for row in pd.read_parquet(kept).to_dict("records")]
+        kept = run.working / "answered.json"  # until a judge has read all: it may fail, and answers take long
+        if kept.exists():
+            rows: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))
+        else:
+            rows = _ask_models(config, collection, asked, shown, progress)
+        if not rows:
+            raise ValueError(f"contexts: {' '.join(config.contexts)}, but no question has such documents")
         if judged is not None:
             judge, kappa = judged
+            write_json(kept, rows)
             run.note(judge_kappa=kappa)
             known = {each.id: each for each in asked}
             for row in rows:
                 if right := known[row["id"]].answers:
                     row["judged"] = float(judge(known[row["id"]].question, right, row["answer"]))
-        kept.unlink()
-        return finish_job(run, rows, compare_answers(pd.DataFrame(rows)))
+        summary = compare_answers(pd.DataFrame(rows))
+        kept.unlink(missing_ok=True)
+        return finish_job(run, rows, summary)
 
 
 def _alike(collection: Collection, asked: Sequence[Asked]) -> list[int]:

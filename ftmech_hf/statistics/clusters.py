@@ -111,9 +111,12 @@ def halves_of_rows(number: int, groups: Groups = None) -> tuple[NDArray[np.intp]
     """
     if groups is None or is_one_group(groups):
         return np.arange(0, number, 2), np.arange(1, number, 2)
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(row)
     halves: tuple[list[int], list[int]] = ([], [])
-    for group in dict.fromkeys(groups.tolist()):
-        min(halves, key=len).extend(np.flatnonzero(groups == group).tolist())
+    for rows in members.values():
+        min(halves, key=len).extend(rows)
     first, second = (np.array(sorted(half), np.intp) for half in halves)
     return first, second
 

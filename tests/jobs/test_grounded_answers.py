@@ -326,6 +326,10 @@ def test_an_answer_ends_where_the_chat_template_ends_a_turn(
     monkeypatch.setattr(grounded_answers, "continue_rows", lambda model, rows, **_: [says for _ in rows])
     answers, _ = answer_all(model, tokenizer, QUESTIONS[:1], [[]], room=380, max_new_tokens=12, batch_size=1)
     assert answers == ["Paris"]
+    tokenizer.eos_token = None  # as of some base models: the template alone says where a turn ends
+    assert turn_ends(model, tokenizer) == {1, 5}
+    tokenizer.chat_template = CHATML.replace("<|end|>", ".")  # with no special token
+    assert turn_ends(model, tokenizer) == ({1, 5} if named else {1})
     tokenizer.chat_template = None
     assert turn_ends(model, tokenizer) == ({1, 5} if named else {1})
 
@@ -553,6 +557,6 @@ def test_a_judge_is_asked_only_if_it_knows(
         main([*argv, "--judge_url", url])
     assert len(asked) == 2, "answers take long, and are kept until a judge has read all of them"
     run = FinishedRun(tmp_path / "run")
-    assert not (run.path / "answered.parquet").exists()
+    assert not (run.path / "answered.json").exists()
     assert run.env["judge_kappa"] == 1.0
     assert run.table["judged"].isna().tolist() == [False, False, True] * 2

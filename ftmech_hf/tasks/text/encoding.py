@@ -101,6 +101,11 @@ def prompt_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name
 
 def _turn_end(after: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens by which a model stops, of what stands after an answer: a special token, and white space before it."""
+    return _special_end(after, tokenizer) or [int(tokenizer.eos_token_id)]
+
+
+def _special_end(after: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The same; nothing where no special token stands there."""
     special, found = special_ids(tokenizer), []
     for token in tokenizer(after, add_special_tokens=False)["input_ids"] if after else []:
         found.append(int(token))
@@ -108,11 +113,11 @@ def _turn_end(after: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
             return found
         if str(tokenizer.decode([token])).strip():
             break
-    return [int(tokenizer.eos_token_id)]
+    return []
 
 
 def chat_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token by which a chat template ends what the assistant says; None where there is no such template."""
+    """The special token by which a chat template ends what the assistant says; None where it has none."""
     if not tokenizer.chat_template:
         return None
     chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": STAND_IN}]
@@ -120,7 +125,8 @@ def chat_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
         _, said, after = render_chat(chat, tokenizer, begin=False).rpartition(STAND_IN)
     except ValueError:  # it refuses so short a chat, and says so where one is asked
         return None
-    return _turn_end(after, tokenizer)[-1] if said else None
+    end = _special_end(after, tokenizer) if said else []
+    return end[-1] if end else None
 
 
 def plain_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: str, split: str) -> list[Row]:

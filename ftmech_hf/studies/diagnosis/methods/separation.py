@@ -56,15 +56,17 @@ def measure_separation(case: Case) -> SeparationMethodResult:
         if len(counts) < 2 or int(counts[1]) < LEAST_ROWS:
             return SeparationMethodResult(found=found, layers=case.layers)
     asked = case.capability.test
-    most = torch.bincount(asked.first_answers).topk(2).indices if not case.other else None
+    if case.other:
+        groups = asked.groups, case.both["other"].test.groups
+    else:
+        one, two = (asked.first_answers == answer for answer in torch.bincount(asked.first_answers).topk(2).indices)
+        groups = groups_at(asked.groups, one.numpy()), groups_at(asked.groups, two.numpy())
     for name in case.everyone:
         first = case.sites(name, "capability", "test")
-        if most is None:
-            second, groups = case.sites(name, "other", "test"), (asked.groups, case.both["other"].test.groups)
+        if case.other:
+            second = case.sites(name, "other", "test")
         else:
-            kinds = [asked.first_answers == answer for answer in most]
-            first, second = ({site: values[kind] for site, values in first.items()} for kind in kinds)
-            groups = groups_at(asked.groups, kinds[0].numpy()), groups_at(asked.groups, kinds[1].numpy())
+            first, second = ({site: values[kind] for site, values in first.items()} for kind in (one, two))
         found[name] = cluster_separation(first, second, groups=groups, seed=case.seed)
     return SeparationMethodResult(found=found, layers=case.layers)
 
